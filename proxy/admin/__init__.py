@@ -1,0 +1,1 @@
+"""What operators reach: HTTP API, metrics, health, console."""

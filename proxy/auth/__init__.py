@@ -1,0 +1,1 @@
+"""Authentication exchanges, both sides, as step(bytes) -> bytes. No sockets, no clock."""

@@ -1,0 +1,1 @@
+"""An embedded PostgreSQL with a standby, and the scripted tour."""

@@ -1,0 +1,1 @@
+"""The seam between sessions and plugins: hook points, order, answers."""

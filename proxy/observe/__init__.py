@@ -1,0 +1,1 @@
+"""Counters, metrics exposition, logs."""

@@ -1,0 +1,137 @@
+"""
+Counters: plain integers that the hot path adds to and a collector reads at a scrape.
+
+No locks (one event loop per process writes), no labels, no formatting: that is `observe.metrics`.
+"""
+
+from typing import Final, final
+
+LATENCY_BUCKETS_US: Final = (
+    1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000,
+)  # fmt: skip
+"""Upper bounds of the latency histograms, from 1 us to 100 ms; one more bucket is +Inf."""
+
+
+@final
+class Histogram:
+    """Durations in microseconds, counted by LATENCY_BUCKETS_US (not cumulative)."""
+
+    __slots__ = ("buckets", "count", "sum_us")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(LATENCY_BUCKETS_US) + 1)
+        self.count = 0
+        self.sum_us = 0.0
+
+    def observe(self, duration_us: float) -> None:
+        """Count one duration."""
+        self.count += 1
+        self.sum_us += duration_us
+        index = 0
+        for bound in LATENCY_BUCKETS_US:
+            if duration_us <= bound:
+                break
+            index += 1
+        self.buckets[index] += 1
+
+
+@final
+class HookStats:
+    """One plugin at one hook: calls, failures by cause, decisions by action, latency, fuel."""
+
+    __slots__ = ("calls", "decisions", "errors", "filtered", "fuel", "latency", "memoized")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.filtered = 0
+        self.memoized = 0
+        self.fuel = 0
+        self.errors: dict[str, int] = {}
+        self.decisions: dict[str, int] = {}
+        self.latency = Histogram()
+
+    def failed(self, cause: str) -> None:
+        """Count a failed call: trap, fuel, timeout, memory, bad_answer, host, breaker."""
+        self.errors[cause] = self.errors.get(cause, 0) + 1
+
+    def decided(self, action: str) -> None:
+        """Count what an answer said: continue, block, rewrite, cached ..."""
+        self.decisions[action] = self.decisions.get(action, 0) + 1
+
+
+@final
+class PoolCounters:
+    """One pool's sums: (database, user, node)."""
+
+    __slots__ = (
+        "bytes_received",
+        "bytes_sent",
+        "errors",
+        "login_failures",
+        "logins",
+        "queries",
+        "transactions",
+        "wait_us",
+        "waits",
+    )
+
+    def __init__(self) -> None:
+        self.queries = 0
+        self.transactions = 0
+        self.errors = 0
+        self.bytes_received = 0
+        self.bytes_sent = 0
+        self.waits = 0
+        self.wait_us = 0
+        self.logins = 0
+        self.login_failures = 0
+
+
+@final
+class Counters:
+    """
+    Sums over the whole process.
+
+    by_cause counts everything that is refused, dropped or lost under one word each: protocol
+    violations, refused logins, dropped outcomes ... Nothing is lost silently.
+    """
+
+    __slots__ = (
+        "blocked",
+        "by_cause",
+        "bytes_from_clients",
+        "bytes_to_clients",
+        "cancels",
+        "clients_active",
+        "clients_total",
+        "errors",
+        "queries",
+        "query_us",
+        "read_routed",
+        "sqlstates",
+        "write_routed",
+    )
+
+    def __init__(self) -> None:
+        self.clients_active = 0
+        self.clients_total = 0
+        self.queries = 0
+        self.errors = 0
+        self.blocked = 0
+        self.cancels = 0
+        self.bytes_from_clients = 0
+        self.bytes_to_clients = 0
+        self.query_us = Histogram()
+        self.read_routed = 0
+        self.write_routed = 0
+        self.sqlstates: dict[str, int] = {}
+        self.by_cause: dict[str, int] = {}
+
+    def count(self, cause: str) -> None:
+        """Add one to `by_cause`."""
+        self.by_cause[cause] = self.by_cause.get(cause, 0) + 1
+
+    def refused(self, sqlstate: str) -> None:
+        """Count an ErrorResponse that the proxy itself sent."""
+        self.errors += 1
+        self.sqlstates[sqlstate] = self.sqlstates.get(sqlstate, 0) + 1

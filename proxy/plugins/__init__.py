@@ -1,0 +1,1 @@
+"""The plugin platform: manifests, trust, wasmtime, limits, lifecycle."""

@@ -1,0 +1,1 @@
+"""Functions that guests may call, one file a permission."""

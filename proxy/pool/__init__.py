@@ -1,0 +1,1 @@
+"""Server connections: who gets which, and how well the nodes are."""

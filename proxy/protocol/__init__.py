@@ -1,0 +1,1 @@
+"""The frontend/backend protocol: bytes, frames, messages. Knows nothing of sessions."""

@@ -1,0 +1,1 @@
+"""One client conversation and one server connection, without input or output."""

@@ -1,0 +1,60 @@
+"""
+Who a client is: what stays the same from its login to its end, as hooks and logs see it.
+"""
+
+from typing import final
+
+
+@final
+class ClientContext:
+    """
+    One client's identity and circumstances.
+
+    client_id       unique in this proxy for the connection, e.g. "w0-17"
+    user, database  what the client asked for in its startup packet
+    identity        who it is to the hooks: the user, or what an `authenticate` hook said
+    branch          database branch it asked for with `headgate.branch`, else ""
+    startup         the startup packet's parameters, decoded, `options` unfolded into settings
+    attributes      strings for `hook_context.attributes`: application_name, client_addr, tls, roles,
+                    and the claims of an identity
+    fragment        the JSON of `hook_context` after `request_id`, made by the hooks on first use and
+                    emptied (b"") by whoever changes a field, e.g. on SET application_name
+    is_replication  it asked for a replication connection
+    """
+
+    __slots__ = (
+        "application_name",
+        "attributes",
+        "branch",
+        "claims",
+        "client_addr",
+        "client_id",
+        "connected_at",
+        "database",
+        "fragment",
+        "identity",
+        "is_replication",
+        "is_tls",
+        "roles",
+        "startup",
+        "tenant_id",
+        "user",
+    )
+
+    def __init__(self, client_id: str, client_addr: str, is_tls: bool, connected_at: float) -> None:
+        self.client_id = client_id
+        self.client_addr = client_addr
+        self.is_tls = is_tls
+        self.connected_at = connected_at
+        self.user = ""
+        self.database = ""
+        self.identity = ""
+        self.branch = ""
+        self.application_name = ""
+        self.tenant_id = ""
+        self.roles: list[str] = []
+        self.claims: dict[str, str] = {}
+        self.attributes: dict[str, str] = {}
+        self.startup: dict[str, str] = {}
+        self.fragment = b""
+        self.is_replication = False

@@ -1,0 +1,154 @@
+"""
+What the session core asks of the world: abstract classes that the shell and the hooks implement.
+
+The core imports nothing above itself; whoever makes a Session passes these in. They are ABCs and
+not typing.Protocols because calls through an ABC stay cheap when compiled.
+"""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from proxy.errors import Refusal
+from proxy.routing.route import Route
+from proxy.session.inspection import Inspection
+from proxy.sql.statement import TextFacts
+
+if TYPE_CHECKING:
+    from proxy.session.link import BackendLink
+
+
+class Wire(ABC):
+    """The sending side of one socket. Never blocks: what cannot be sent yet is buffered below."""
+
+    @abstractmethod
+    def write(self, data: bytes) -> None:
+        """Send bytes, in order."""
+
+    @abstractmethod
+    def pause_reading(self) -> None:
+        """Stop receiving from this peer (idempotent)."""
+
+    @abstractmethod
+    def resume_reading(self) -> None:
+        """Receive again (idempotent)."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close once everything written has been sent (idempotent)."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Close at once, dropping what was not sent (idempotent)."""
+
+
+class Waiter(ABC):
+    """Whoever waits for a verdict or for a server connection: the session."""
+
+    @abstractmethod
+    def on_judged(self, inspection: Inspection) -> None:
+        """The gate has decided on an inspection for which it had answered False."""
+
+    @abstractmethod
+    def on_backend(self, link: "BackendLink") -> None:
+        """The broker grants a server connection; it is the waiter's from now on."""
+
+    @abstractmethod
+    def on_no_backend(self, refusal: Refusal) -> None:
+        """The broker gives up: time-out, no node, login refused by the server."""
+
+
+class Gate(ABC):
+    """
+    The hooks, as the session sees them.
+
+    `judges` is True while any hook that sees statements is subscribed; `wants_parameters` while a
+    subscriber is granted query.params; `observes` while post_query has a subscriber. The session
+    reads these plain attributes before it makes anything: no plugin, no cost.
+    """
+
+    judges: bool
+    routes: bool
+    observes: bool
+    wants_parameters: bool
+    captures: bool  # cache_set is subscribed: results named by cache_key are collected
+
+    @abstractmethod
+    def judge(self, inspection: Inspection) -> bool:
+        """
+        Run authorize, pre_query, rewrite, cache_get; fill in the verdict. True: decided now.
+        False: a plugin takes its time on a worker thread; inspection.waiter.on_judged is called
+        later, exactly once, from the event loop.
+        """
+
+    @abstractmethod
+    def route(self, inspection: Inspection) -> bool:
+        """Run the route hook; set inspection.route, or VERDICT_REFUSE. Answers as `judge`."""
+
+    @abstractmethod
+    def finished(self, inspection: Inspection, result: bytes | None) -> None:
+        """
+        The statement is over, however it went; inspection.outcome is set. `result` is what the
+        server sent for it when a cache_key asked for it and it fitted, else None. Exactly once for
+        each inspection that was judged.
+        """
+
+
+class Broker(ABC):
+    """Nodes and pools, as the session sees them."""
+
+    @abstractmethod
+    def acquire(
+        self, waiter: Waiter, database: str, user: str, route: Route
+    ) -> "BackendLink | None":
+        """
+        A logged-in, clean server connection now, or None: then on_backend or on_no_backend is
+        called later, exactly once unless `withdraw` comes first.
+        """
+
+    @abstractmethod
+    def withdraw(self, waiter: Waiter) -> None:
+        """The waiter has gone or no longer wants one (idempotent)."""
+
+    @abstractmethod
+    def release(self, link: "BackendLink") -> None:
+        """Give back a connection that is idle, owes nothing and holds nothing of its client."""
+
+    @abstractmethod
+    def discard(self, link: "BackendLink", reason: str) -> None:
+        """Close a connection that cannot be given back; its place in the pool is free at once."""
+
+    @abstractmethod
+    def cancel(self, link: "BackendLink") -> None:
+        """Send a CancelRequest for what this connection runs now (protocol rule 34)."""
+
+    @abstractmethod
+    def demoted(self, link: "BackendLink") -> None:
+        """The node answered 25006 where a primary was expected: look at it again (rule 39)."""
+
+
+class Classifier(ABC):
+    """SQL text to facts, behind a cache. Never raises, never slow beyond its size cap."""
+
+    @abstractmethod
+    def facts(self, text: bytes) -> TextFacts:
+        """
+        Facts on a Query or Parse text without NUL, in a sane encoding. The same text gives the same
+        object while it is cached. `text` of the statements in it may differ from the argument in
+        digits of literals only: use `exact` where the very text counts.
+        """
+
+    @abstractmethod
+    def exact(self, text: bytes) -> TextFacts:
+        """As `facts`, with the statements' text, head and normalized those of this very text."""
+
+    @abstractmethod
+    def unknown(self, text: bytes) -> TextFacts:
+        """One statement of kind unknown with this text: what is not parsed on purpose (rule 37)."""
+
+
+class Clock(ABC):
+    """Time for the core: microseconds that only go forward."""
+
+    @abstractmethod
+    def now_us(self) -> int:
+        """Microseconds since some fixed moment."""

@@ -1,0 +1,1 @@
+"""Facts about SQL statements, from PostgreSQL's own grammar."""

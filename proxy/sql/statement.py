@@ -1,0 +1,132 @@
+"""
+Facts about SQL text: what one statement is, and what one Query or Parse text holds.
+
+Plain objects, no parsing here (that is `sql.classify`) and no input or output.
+"""
+
+from typing import Final, final
+
+# What a statement does to the transaction it runs in.
+CONTROL_NONE: Final = 0
+CONTROL_BEGIN: Final = 1
+CONTROL_COMMIT: Final = 2  # also END, and PREPARE TRANSACTION
+CONTROL_ROLLBACK: Final = 3  # also ABORT
+CONTROL_SAVEPOINT: Final = 4
+CONTROL_ROLLBACK_TO: Final = 5
+CONTROL_RELEASE: Final = 6
+
+# Which prepared-statement command it is; `prepared_name` then names the statement.
+PREPARED_NONE: Final = 0
+PREPARED_PREPARE: Final = 1
+PREPARED_EXECUTE: Final = 2
+PREPARED_DEALLOCATE: Final = 3  # prepared_name "" = DEALLOCATE ALL
+PREPARED_DISCARD_ALL: Final = 4
+
+
+@final
+class StatementFacts:
+    """
+    One SQL statement, as the hooks and the router see it. Never changed after it is made.
+
+    text            the statement's own text (of a Query with several: its slice), bytes as the
+                    client sent them
+    kind            select, insert, update, delete, merge, copy, ddl, set, transaction, call, do,
+                    explain, prepare, execute, declare, fetch, listen, notify, lock, utility, empty,
+                    function_call, unknown. A wrapper has the kind of what it would run:
+                    EXPLAIN ANALYZE DELETE, PREPARE x AS DELETE, COPY (DELETE ... RETURNING) TO and
+                    DECLARE c CURSOR FOR SELECT are delete, delete, delete and select, so that a
+                    filter on kinds cannot be walked around
+    is_read_only    True only for what is surely a plain read (protocol rule 38)
+    tables          as written, schema-qualified where the text is; also those of CTEs' bodies and
+                    sub-selects; without CTE names; sorted, unique
+    normalized      constants replaced by $n; the raw text where kind is unknown
+    fingerprint     16 hex digits, "" where kind is unknown
+    control         CONTROL_*: what it does to the transaction
+    leaves_state    it may leave something behind in the server session beyond a transaction
+                    (SET, temporary table, LISTEN, advisory lock, user function, DO, unknown ...),
+                    so that the session must be looked at before another client may have it
+    prepared        PREPARED_*, with prepared_name
+    head, tail      JSON fragments for the plugins' envelope, without braces:
+                    head  "query":...,"normalized":...,"tables":[...],"is_read_only":...
+                    tail  "kind":...,"fingerprint":...
+    """
+
+    __slots__ = (
+        "control",
+        "fingerprint",
+        "head",
+        "is_read_only",
+        "kind",
+        "leaves_state",
+        "normalized",
+        "prepared",
+        "prepared_name",
+        "tables",
+        "tail",
+        "text",
+    )
+
+    def __init__(
+        self,
+        text: bytes,
+        kind: str,
+        is_read_only: bool,
+        tables: tuple[str, ...],
+        normalized: str,
+        fingerprint: str,
+        control: int,
+        leaves_state: bool,
+        prepared: int,
+        prepared_name: str,
+        head: bytes,
+        tail: bytes,
+    ) -> None:
+        self.text = text
+        self.kind = kind
+        self.is_read_only = is_read_only
+        self.tables = tables
+        self.normalized = normalized
+        self.fingerprint = fingerprint
+        self.control = control
+        self.leaves_state = leaves_state
+        self.prepared = prepared
+        self.prepared_name = prepared_name
+        self.head = head
+        self.tail = tail
+
+
+@final
+class TextFacts:
+    """
+    What one Query or Parse text holds: its statements and their sums.
+
+    statements      in order; empty for an empty text; one of kind unknown for what the parser
+                    does not know
+    is_read_only    there is a statement, and all are plain reads without transaction control
+    leaves_state    any of them may leave state behind
+    has_control     any of them is transaction control
+    is_plain        exactly one statement, no control, no prepared-statement command and nothing
+                    left behind: the case that takes the shortest way
+    """
+
+    __slots__ = ("has_control", "is_plain", "is_read_only", "leaves_state", "statements")
+
+    def __init__(self, statements: tuple[StatementFacts, ...]) -> None:
+        self.statements = statements
+        read_only = len(statements) > 0
+        leaves_state = False
+        has_control = False
+        plain = len(statements) == 1
+        for facts in statements:
+            if not facts.is_read_only or facts.control != CONTROL_NONE:
+                read_only = False
+            if facts.leaves_state:
+                leaves_state = True
+            if facts.control != CONTROL_NONE:
+                has_control = True
+            if facts.prepared != PREPARED_NONE:
+                plain = False
+        self.is_read_only = read_only
+        self.leaves_state = leaves_state
+        self.has_control = has_control
+        self.is_plain = plain and not leaves_state and not has_control
