@@ -1,0 +1,1 @@
+"""What the tests stand on: servers, proxies, ports, fakes and strategies."""
