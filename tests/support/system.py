@@ -30,7 +30,11 @@ from tests.support.ports import take_port
 
 REPOSITORY = Path(proxy.__file__).resolve().parent.parent
 EXAMPLES = REPOSITORY / "plugins_sdk" / "examples"
-DEBIAN_BIN_DIR = Path("/usr/lib/postgresql/15/bin")
+DEBIAN_BIN_DIR = max(
+    (path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")),
+    default=Path("/usr/lib/postgresql/15/bin"),
+)
+"""The newest of Debian's servers, which have TLS; may not exist."""
 ALL_GRANTS = [
     *("query.block", "query.rewrite", "query.answer", "query.params", "auth.decide"),
     *("auth.credentials", "authz.decide", "route.decide", "conn.deny", "cache.read", "cache.write"),
