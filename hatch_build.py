@@ -18,10 +18,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-try:
-    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
-except ImportError:  # run as a script, where nothing is built
-    BuildHookInterface = object
+from hatchling.builders.config import BuilderConfig
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 # One group: calls within it are direct, calls across groups go through Python objects.
 HOT_PATTERNS = (
@@ -116,7 +114,7 @@ def copy_tree(source: Path, target: Path, keep_libraries: bool = False) -> None:
             shutil.copy2(source / name, target / name)
 
 
-class CustomBuildHook(BuildHookInterface):  # type: ignore[misc,unused-ignore]
+class CustomBuildHook(BuildHookInterface[BuilderConfig]):
     """Put the compiled modules into the wheel, beside their sources."""
 
     def dependencies(self) -> list[str]:
@@ -142,7 +140,12 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[misc,unused-ignore]
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
 
-    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+    def finalize(
+        self,
+        version: str,  # noqa: ARG002 - the interface's
+        build_data: dict[str, Any],  # noqa: ARG002
+        artifact_path: str,  # noqa: ARG002
+    ) -> None:
         """Remove the scratch tree."""
         if hasattr(self, "_scratch"):
             self._scratch.cleanup()
