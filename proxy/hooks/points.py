@@ -102,6 +102,13 @@ class Subscriber(ABC):
     def call_slow(self, payload: bytes, completion: Completion) -> None:
         """Run the hook on a worker thread; completion.on_answer is called exactly once, in the loop."""
 
+    def answer_failed(self, cause: str) -> None:
+        """
+        What the last call answered is worthless (bad_answer): the pipeline found it, this counts it.
+        An implementation with a breaker tells its breaker too.
+        """
+        self.stats.failed(cause)
+
 
 @final
 class HookChains:

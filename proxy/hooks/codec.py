@@ -1,0 +1,245 @@
+"""
+The envelopes that plugins get (plugins.md, 1.2).
+
+An envelope is put together from parts that are JSON already: the statement's, made once per text
+by the classifier, and the session's, made here once per session. Every field is there and true; a
+field that a plugin lacks the permission for is absent. `answers` reads what comes back.
+"""
+
+from typing import Final
+
+import msgspec
+
+from proxy.session.context import ClientContext
+from proxy.session.inspection import PHASE_EXECUTE, Inspection, Outcome
+
+_encode = msgspec.json.encode
+
+
+def json_of(value: object) -> bytes:
+    """JSON of plain values; characters that UTF-8 cannot say become '?'."""
+    try:
+        return _encode(value)
+    except UnicodeEncodeError:
+        return _encode(_without_surrogates(value))
+
+
+def _without_surrogates(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, list):
+        return [_without_surrogates(item) for item in value]
+    if isinstance(value, dict):
+        return {_without_surrogates(key): _without_surrogates(item) for key, item in value.items()}
+    return value
+
+
+def attributes_of(client: ClientContext) -> dict[str, str]:
+    """
+    `hook_context.attributes`. Claims come first and the proxy's own facts last: no claim and no
+    startup parameter can pass for the client's address or roles.
+    """
+    attributes = dict(client.claims)
+    attributes.update(client.attributes)
+    if client.tenant_id:
+        attributes["tenant_id"] = client.tenant_id
+    attributes["application_name"] = client.application_name
+    attributes["client_addr"] = client.client_addr
+    attributes["tls"] = "true" if client.is_tls else "false"
+    attributes["user"] = client.user
+    attributes["roles"] = ",".join(client.roles)
+    return attributes
+
+
+def fragment_of(client: ClientContext) -> bytes:
+    """The JSON of `hook_context` behind `request_id`, to and with its closing brace; kept."""
+    fragment = client.fragment
+    if not fragment:
+        fields = {
+            "client_id": client.client_id,
+            "identity": client.identity,
+            "database": client.database,
+            "branch": client.branch or None,
+            "attributes": attributes_of(client),
+        }
+        fragment = json_of(fields)[1:]
+        client.fragment = fragment
+    return fragment
+
+
+def _tails() -> tuple[bytes, ...]:
+    """Everything behind `fingerprint` that has eight forms; number: see `_tail_number`."""
+    return tuple(
+        b',"protocol":"%s","phase":"%s","in_transaction":%s' % (protocol, phase, in_transaction)
+        for protocol in (b"simple", b"extended")
+        for phase in (b"statement", b"execute")
+        for in_transaction in (b"false", b"true")
+    )
+
+
+_TAILS: Final = _tails()
+
+
+def _tail_of(inspection: Inspection) -> bytes:
+    return _TAILS[
+        (4 if inspection.is_extended else 0)
+        + (2 if inspection.phase == PHASE_EXECUTE else 0)
+        + (1 if inspection.in_transaction else 0)
+    ]
+
+
+def statement_envelope(
+    inspection: Inspection, prefix: bytes, with_parameters: bool, with_roles: bool
+) -> bytes:
+    """
+    The input of authorize, pre_query, rewrite, route and cache_get.
+
+    `prefix` stands before the number of the request and makes it unique among processes.
+    `parameters` is there only for a plugin that is granted query.params: null where the statement
+    has none at this phase.
+    """
+    facts = inspection.facts
+    client = inspection.client
+    extras = b""
+    if with_roles or with_parameters:
+        extras = _extras(inspection, with_parameters, with_roles)
+    return b'{%b,"hook_context":{"request_id":"%b%d",%b,%b%b%b}' % (
+        facts.head,
+        prefix,
+        inspection.request_id,
+        client.fragment or fragment_of(client),
+        facts.tail,
+        _tail_of(inspection),
+        extras,
+    )
+
+
+def _extras(inspection: Inspection, with_parameters: bool, with_roles: bool) -> bytes:
+    extras = b""
+    if with_roles:
+        extras = b',"roles":' + json_of(inspection.client.roles)
+    if with_parameters:
+        extras += b',"parameters":' + json_of(_parameters_of(inspection))
+    return extras
+
+
+def _parameters_of(inspection: Inspection) -> object:
+    """
+    Bind values: a string for a text, null for NULL, {"hex": "..."} for what cannot be a text of
+    PostgreSQL (a NUL in it, or not UTF-8), which is how binary values look as a rule.
+    """
+    if inspection.parameters is None:
+        return None
+    return [_parameter_of(value) for value in inspection.parameters]
+
+
+def _parameter_of(value: bytes | None) -> object:
+    if value is None:
+        return None
+    if b"\0" not in value:
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            pass
+    return {"hex": value.hex()}
+
+
+def cut_envelope(
+    inspection: Inspection, prefix: bytes, with_parameters: bool, limit_bytes: int
+) -> bytes:
+    """
+    An envelope for who only looks on: texts cut until it fits, and `"truncated":true`.
+
+    Bind values and then the tables are left out too when cutting texts is not enough; b"" if
+    nothing fits.
+    """
+    facts = inspection.facts
+    query = facts.text.decode("utf-8", "replace")
+    for attempt in range(3):
+        tables = list(facts.tables) if attempt < 2 else []
+        extras = _extras(inspection, with_parameters and attempt == 0, False)
+        keep = limit_bytes
+        while keep:
+            keep //= 2
+            texts: dict[str, object] = {
+                "query": query[:keep],
+                "normalized": facts.normalized[:keep],
+                "tables": tables,
+                "is_read_only": facts.is_read_only,
+                "truncated": True,
+            }
+            envelope = b'{%b,"hook_context":{"request_id":"%b%d",%b,%b%b%b}' % (
+                json_of(texts)[1:-1],
+                prefix,
+                inspection.request_id,
+                fragment_of(inspection.client),
+                facts.tail,
+                _tail_of(inspection),
+                extras,
+            )
+            if len(envelope) <= limit_bytes:
+                return envelope
+    return b""
+
+
+def outcome_json(outcome: Outcome) -> bytes:
+    """The second element of what post_query gets."""
+    fields: dict[str, object] = {
+        "success": outcome.success,
+        "target_node": outcome.target_node or None,
+        "elapsed_us": outcome.elapsed_us,
+        "response_bytes": outcome.response_bytes,
+        "error": outcome.error or None,
+        "rows": outcome.rows,
+        "sqlstate": outcome.sqlstate or None,
+    }
+    return json_of(fields)
+
+
+def post_query_envelope(
+    inspection: Inspection, prefix: bytes, with_parameters: bool, limit_bytes: int
+) -> bytes:
+    """The input of post_query: `[context, outcome]`; cut where it would be too long."""
+    outcome = outcome_json(inspection.outcome or Outcome())
+    context = statement_envelope(inspection, prefix, with_parameters, False)
+    if len(context) + len(outcome) + 3 > limit_bytes:
+        context = cut_envelope(inspection, prefix, with_parameters, limit_bytes - len(outcome) - 3)
+        if not context:
+            return b""
+    return b"[%b,%b]" % (context, outcome)
+
+
+def cache_set_envelope(
+    inspection: Inspection, prefix: bytes, with_parameters: bool, result_bytes: int, rows: int
+) -> bytes:
+    """The input of cache_set: the statement's envelope, the key, and how large the result is."""
+    added: dict[str, object] = {
+        "key": inspection.cache_key,
+        "max_age_ms": inspection.cache_max_age_ms,
+        "result_bytes": result_bytes,
+        "rows": rows,
+    }
+    envelope = statement_envelope(inspection, prefix, with_parameters, False)
+    return envelope[:-1] + b"," + json_of(added)[1:]
+
+
+def context_envelope(client: ClientContext, request_id: str, added: dict[str, object]) -> bytes:
+    """The input of on_connect and on_disconnect: the hook context and the startup parameters."""
+    return b'{"request_id":%b,%b,%b' % (
+        json_of(request_id),
+        fragment_of(client)[:-1],
+        json_of({"startup": client.startup, **added})[1:],
+    )
+
+
+def authenticate_envelope(client: ClientContext, password: str | None) -> bytes:
+    """The input of authenticate; `password` only for who is granted auth.credentials."""
+    return json_of(
+        {
+            "headers": client.startup,
+            "username": client.user,
+            "password": password,
+            "client_ip": client.client_addr,
+            "database": client.database,
+        }
+    )

@@ -1,0 +1,475 @@
+"""
+The gate: plugins in their order, and what their answers do to a statement.
+
+Theory of operation. A statement goes through five stages:
+
+    authorize -> pre_query -> rewrite -> authorize again -> cache_get      (and `route` later)
+
+- Within a stage the subscribers are asked in order. Block, deny, cached and hit end the chain. A
+  rewrite does not: the text is classified again and the next subscriber sees the new one.
+- A rewritten text holds exactly one statement: an inspection is one statement, and a second one
+  in it would run unjudged. What the parser does not know counts as one of kind unknown.
+- If the text was changed, authorize is asked again with the new one, before anything is answered:
+  a rewrite or a cached answer never reaches what the identity may not touch.
+- cache_get is for plain reads outside a transaction. On the extended protocol it is asked at the
+  execution, where the parameters are known, and not at Parse.
+- At phase `execute` a changed text is reported like any other (`is_rewritten`): the session either
+  prepares it anew unseen or refuses the statement.
+- An answer that its plugin lacks the permission for is a failed call. A failed call means what the
+  subscriber's `fails_closed` says: refused with 58000, or as if the plugin were not there.
+- All plugins together have BUDGET_US for one statement; who comes after that is not called, and
+  failed. Calls that wait on worker threads have limits of their own and do not count.
+- Who may block or deny gets a text whole, or the statement is refused. Who can neither decide nor
+  fail closed only looks on, and gets a text that is too long cut and flagged.
+
+A statement keeps the chains that it came in with to its outcome. Knows no WebAssembly, no socket,
+no clock; how long a call took is in `Subscriber.last_us`.
+"""
+
+from typing import Final, final
+
+from proxy.errors import PluginFailed, Refusal
+from proxy.hooks import answers, codec, points
+from proxy.hooks.answers import Answer
+from proxy.hooks.outcomes import OutcomeQueue
+from proxy.hooks.plan import Plan, Seat
+from proxy.hooks.points import EMPTY_CHAINS, Completion, HookChains
+from proxy.hooks.rowset import ResultCache
+from proxy.observe.counters import Counters
+from proxy.routing.route import ROUTE_BRANCH, ROUTE_NODE, ROUTE_PRIMARY, ROUTE_STANDBY, Route
+from proxy.session.inspection import (
+    PHASE_STATEMENT,
+    VERDICT_ANSWER,
+    VERDICT_REFUSE,
+    Inspection,
+)
+from proxy.session.ports import Classifier, Gate, Waiter
+from proxy.sql.statement import StatementFacts
+
+BUDGET_US: Final = 20_000
+
+AUTHORIZE: Final = 0
+PRE_QUERY: Final = 1
+REWRITE: Final = 2
+AUTHORIZE_AGAIN: Final = 3
+CACHE_GET: Final = 4
+DONE: Final = 5
+ROUTE: Final = 6
+
+# What an answer means for the chain that it was given in.
+_NEXT: Final = 0
+_END_OF_CHAIN: Final = 1
+_END_OF_ALL: Final = 2
+_WAITING: Final = 3
+_FORBIDDEN: Final = 4  # the plugin has no permission for this answer
+_UNFIT: Final = 5  # the answer is understood and cannot be followed
+
+
+@final
+class HookPipeline(Gate):
+    """The Gate of a process: one for all its sessions."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        counters: Counters,
+        outcomes: OutcomeQueue,
+        request_prefix: bytes,
+        budget_us: int = BUDGET_US,
+    ) -> None:
+        self.judges = False
+        self.routes = False
+        self.observes = False
+        self.wants_parameters = False
+        self.captures = False
+        self.cache: ResultCache | None = None
+        self.outcomes = outcomes
+        self._classifier = classifier
+        self._counters = counters
+        self._prefix = request_prefix
+        self._budget_us = budget_us
+        self._requests = 0
+        self._made = b""
+        self._made_for = -1
+        self._made_of: StatementFacts | None = None
+        self._nobody: list[Seat] = []
+        self._plan = Plan(EMPTY_CHAINS, None)
+
+    @property
+    def chains(self) -> HookChains:
+        """The chains that new statements get."""
+        return self._plan.chains
+
+    def install(self, chains: HookChains) -> HookChains:
+        """Exchange the chains for all new statements; the old ones, to be retired, come back."""
+        old = self._plan
+        plan = Plan(chains, old)
+        self._plan = plan
+        self.routes = len(plan.route) > 0
+        self.observes = plan.observes
+        self.captures = plan.captures
+        self.wants_parameters = plan.wants_parameters
+        self.judges = plan.is_judging or self.routes or self.observes or self.captures
+        return old.chains
+
+    def next_request(self) -> int:
+        """A number for a request, unique in this process."""
+        self._requests += 1
+        return self._requests
+
+    # --- Gate ----------------------------------------------------------------------------------
+
+    def judge(self, inspection: Inspection) -> bool:
+        """Take the chains of now for this statement, and run the stages."""
+        plan = self._enter(inspection)
+        if not plan.is_judging:
+            return True
+        return self._walk(plan, inspection, AUTHORIZE, 0)
+
+    def route(self, inspection: Inspection) -> bool:
+        """Ask `route` of the chains that judged the statement."""
+        held = inspection.chains
+        plan = held if isinstance(held, Plan) else self._enter(inspection)
+        if not plan.route:
+            return True
+        return self._walk(plan, inspection, ROUTE, 0)
+
+    def finished(self, inspection: Inspection, result: bytes | None) -> None:
+        """Hand the statement to whom is told afterwards; the chains are left when they were."""
+        plan = inspection.chains
+        if not isinstance(plan, Plan):
+            return
+        inspection.chains = None
+        if not inspection.cache_key or not plan.captures:
+            result = None
+        if plan.observes or result is not None:
+            self.outcomes.put(plan.chains, inspection, result)
+        else:
+            plan.chains.leave()
+
+    def _enter(self, inspection: Inspection) -> Plan:
+        plan = self._plan
+        plan.chains.enter()
+        inspection.chains = plan
+        self._requests += 1
+        inspection.request_id = self._requests
+        return plan
+
+    # --- the walk ------------------------------------------------------------------------------
+
+    def _walk(self, plan: Plan, inspection: Inspection, stage: int, index: int) -> bool:
+        """
+        Go on from a seat of a stage to the end. False: a worker thread has the statement now, and
+        `resume` goes on with the answer.
+        """
+        while stage != DONE:
+            seats = self._seats_at(plan, inspection, stage)
+            while index < len(seats):
+                index += 1
+                effect = self._visit(plan, seats[index - 1], inspection, stage, index)
+                if effect == _WAITING:
+                    return False
+                if effect == _END_OF_ALL:
+                    return True
+                if effect == _END_OF_CHAIN:
+                    break
+            index = 0
+            stage = self._after(stage, inspection)
+        return True
+
+    def resume(
+        self,
+        plan: Plan,
+        inspection: Inspection,
+        stage: int,
+        index: int,
+        given: bytes | None,
+        failed_cause: str,
+    ) -> None:
+        """A worker thread has answered for the seat before `index`."""
+        # While it worked, the client may have gone and the statement with it.
+        if inspection.chains is plan:
+            seat = self._seats_at(plan, inspection, stage)[index - 1]
+            if failed_cause:
+                effect = self._failed(seat, inspection)
+            else:
+                effect = self._take(seat, inspection, given)
+            is_decided = effect == _END_OF_ALL
+            if effect == _NEXT:
+                is_decided = self._walk(plan, inspection, stage, index)
+            elif effect == _END_OF_CHAIN:
+                is_decided = self._walk(plan, inspection, self._after(stage, inspection), 0)
+            if is_decided and isinstance(inspection.waiter, Waiter):
+                inspection.waiter.on_judged(inspection)
+        plan.chains.leave()
+
+    def _seats_at(self, plan: Plan, inspection: Inspection, stage: int) -> list[Seat]:
+        if stage == PRE_QUERY:
+            return plan.pre_query
+        if stage == AUTHORIZE:
+            return plan.authorize
+        if stage == REWRITE:
+            return plan.rewrite
+        if stage == AUTHORIZE_AGAIN:
+            return plan.authorize if inspection.is_rewritten else self._nobody
+        if stage == ROUTE:
+            return plan.route
+        if not inspection.facts.is_read_only or inspection.in_transaction:
+            return self._nobody
+        if inspection.is_extended and inspection.phase == PHASE_STATEMENT:
+            return self._nobody
+        return plan.cache_get
+
+    def _after(self, stage: int, inspection: Inspection) -> int:
+        """The stage that follows; an answer that is there waits for the second authorize only."""
+        if stage == ROUTE:
+            return DONE
+        if inspection.answer is not None:
+            if stage < AUTHORIZE_AGAIN and inspection.is_rewritten:
+                return AUTHORIZE_AGAIN
+            inspection.verdict = VERDICT_ANSWER
+            return DONE
+        return stage + 1
+
+    def _visit(self, plan: Plan, seat: Seat, inspection: Inspection, stage: int, index: int) -> int:
+        """Let one subscriber have its say, unless its filter, memo or limits say it for it."""
+        subscriber = seat.subscriber
+        try:
+            is_meant = subscriber.matches(inspection.facts, inspection.client)
+        except Exception:
+            # A filter that breaks must not let a statement past a plugin that guards.
+            subscriber.answer_failed("host")
+            return self._failed(seat, inspection)
+        if not is_meant:
+            seat.stats.filtered += 1
+            return _NEXT
+        if seat.memo is not None:
+            known = seat.memo.find(inspection.facts.text, inspection.client)
+            if known is not None:
+                seat.stats.memoized += 1
+                return self._apply(seat, inspection, known)
+        if inspection.spent_us > self._budget_us:
+            seat.stats.failed("budget")
+            return self._failed(seat, inspection)
+        payload = self._envelope(seat, inspection)
+        if len(payload) > seat.limit_bytes:
+            if not seat.is_watching:
+                return self._too_long(seat, inspection, len(payload))
+            payload = codec.cut_envelope(
+                inspection, self._prefix, seat.wants_parameters, seat.limit_bytes
+            )
+            if not payload:
+                seat.stats.failed("input")
+                return _NEXT
+        if seat.is_slow:
+            return self._ask_slowly(plan, seat, inspection, stage, index, payload)
+        try:
+            given = subscriber.call(payload)
+        except PluginFailed:
+            inspection.spent_us += subscriber.last_us
+            return self._failed(seat, inspection)
+        except Exception:
+            # A defect of the host: nothing that is not an answer may pass for one.
+            subscriber.answer_failed("host")
+            return self._failed(seat, inspection)
+        inspection.spent_us += subscriber.last_us
+        return self._take(seat, inspection, given)
+
+    def _ask_slowly(
+        self,
+        plan: Plan,
+        seat: Seat,
+        inspection: Inspection,
+        stage: int,
+        index: int,
+        payload: bytes,
+    ) -> int:
+        """Give a call to a worker thread; its time is not the loop's and not of the budget."""
+        if inspection.waiter is None:
+            seat.stats.failed("nobody_waits")
+            return self._failed(seat, inspection)
+        # Held once more: the statement may be over before the thread is done with the instance.
+        plan.chains.enter()
+        try:
+            seat.subscriber.call_slow(payload, _Pending(self, plan, inspection, stage, index))
+        except Exception:
+            plan.chains.leave()
+            seat.subscriber.answer_failed("host")
+            return self._failed(seat, inspection)
+        return _WAITING
+
+    def _envelope(self, seat: Seat, inspection: Inspection) -> bytes:
+        """The input; one that says nothing of its own is made once for all of a statement."""
+        is_authorize = seat.hook == points.AUTHORIZE
+        if is_authorize or seat.wants_parameters:
+            return codec.statement_envelope(
+                inspection, self._prefix, seat.wants_parameters, is_authorize
+            )
+        if self._made_for != inspection.request_id or self._made_of is not inspection.facts:
+            self._made = codec.statement_envelope(inspection, self._prefix, False, False)
+            self._made_for = inspection.request_id
+            self._made_of = inspection.facts
+        return self._made
+
+    # --- answers -------------------------------------------------------------------------------
+
+    def _take(self, seat: Seat, inspection: Inspection, given: bytes | None) -> int:
+        """Understand an answer, do what it says, remember it for a pure plugin."""
+        if given is None:
+            answer: Answer | None = seat.default
+        else:
+            answer = answers.decode(seat.hook, given)
+        if answer is None:
+            seat.subscriber.answer_failed("bad_answer")
+            return self._failed(seat, inspection)
+        text = inspection.facts.text
+        effect = self._apply(seat, inspection, answer)
+        if effect == _FORBIDDEN:
+            seat.subscriber.answer_failed("permission")
+            return self._failed(seat, inspection)
+        if effect == _UNFIT:
+            seat.subscriber.answer_failed("bad_answer")
+            return self._failed(seat, inspection)
+        if seat.memo is not None:
+            seat.memo.remember(text, inspection.client, answer)
+        return effect
+
+    def _apply(self, seat: Seat, inspection: Inspection, answer: Answer) -> int:
+        """Do what an answer says, if its plugin may say so."""
+        action = answer.action
+        if action == answers.PASS:
+            effect = _NEXT
+        elif action == answers.BLOCK:
+            effect = self._block(seat, inspection, answer)
+        elif action == answers.NEW_TEXT:
+            effect = self._rewrite(seat, inspection, answer)
+        elif action == answers.ROWS:
+            effect = _FORBIDDEN
+            if seat.may_answer and (seat.hook == points.PRE_QUERY or seat.may_read_cache):
+                inspection.answer = answer.rows
+                effect = _END_OF_CHAIN
+        elif action == answers.KEY:
+            effect = self._look_up(seat, inspection, answer)
+        else:
+            effect = self._send_to(seat, inspection, answer)
+        if effect <= _END_OF_ALL:
+            seat.stats.decided(answer.word)
+        return effect
+
+    def _block(self, seat: Seat, inspection: Inspection, answer: Answer) -> int:
+        if seat.may_deny:
+            refusal = Refusal(
+                answer.sqlstate or "42501",
+                f"permission denied by plugin: {answer.text}",
+                answer.detail,
+                answer.hint,
+            )
+        elif seat.may_block:
+            refusal = Refusal(
+                answer.sqlstate or "42000",
+                f"Query blocked by plugin: {answer.text}",
+                answer.detail,
+                answer.hint,
+            )
+        else:
+            return _FORBIDDEN
+        self._counters.blocked += 1
+        self._refuse(inspection, refusal)
+        return _END_OF_ALL
+
+    def _rewrite(self, seat: Seat, inspection: Inspection, answer: Answer) -> int:
+        if not seat.may_rewrite:
+            return _FORBIDDEN
+        text = answer.text.encode()
+        if text == inspection.facts.text:
+            return _NEXT
+        found = self._classifier.exact(text)
+        if len(found.statements) != 1:
+            return _UNFIT
+        inspection.facts = found.statements[0]
+        inspection.is_rewritten = True
+        return _NEXT
+
+    def _look_up(self, seat: Seat, inspection: Inspection, answer: Answer) -> int:
+        """A key of the proxy's own result cache: rows from there, or a place to fill."""
+        cache = self.cache
+        if not seat.may_read_cache:
+            return _FORBIDDEN
+        if cache is None or (inspection.is_extended and inspection.parameters is None):
+            return _NEXT
+        rows = cache.lookup(inspection, answer.text, answer.millis)
+        if rows is None:
+            inspection.cache_key = answer.text
+            inspection.cache_max_age_ms = answer.millis
+        else:
+            inspection.answer = rows
+        return _END_OF_CHAIN
+
+    def _send_to(self, seat: Seat, inspection: Inspection, answer: Answer) -> int:
+        if not seat.may_route:
+            return _FORBIDDEN
+        kind = ROUTE_PRIMARY
+        if answer.action == answers.TO_STANDBY:
+            kind = ROUTE_STANDBY
+        elif answer.action == answers.TO_NODE:
+            kind = ROUTE_NODE
+        elif answer.action == answers.TO_BRANCH:
+            kind = ROUTE_BRANCH
+        is_read = inspection.facts.is_read_only and not inspection.in_transaction
+        inspection.route = Route(kind, answer.text, is_read)
+        return _END_OF_CHAIN
+
+    # --- refusals ------------------------------------------------------------------------------
+
+    def _failed(self, seat: Seat, inspection: Inspection) -> int:
+        """A call failed, and is counted: the hook's failure rule."""
+        if not seat.fails_closed:
+            return _NEXT
+        self._refuse(inspection, Refusal("58000", f'plugin "{seat.subscriber.plugin}" failed'))
+        return _END_OF_ALL
+
+    def _too_long(self, seat: Seat, inspection: Inspection, size: int) -> int:
+        """A text that a plugin must see whole, and cannot: who guards refuses it."""
+        seat.stats.failed("input")
+        if not (seat.fails_closed or seat.may_block or seat.may_deny):
+            return _NEXT
+        self._refuse(
+            inspection,
+            Refusal(
+                "54000",
+                f'statement is too long for plugin "{seat.subscriber.plugin}"',
+                f"Its description has {size} bytes, the plugin takes {seat.limit_bytes}.",
+                "Send long values as parameters or by COPY, or raise the plugin's input limit.",
+            ),
+        )
+        return _END_OF_ALL
+
+    def _refuse(self, inspection: Inspection, refusal: Refusal) -> None:
+        inspection.verdict = VERDICT_REFUSE
+        inspection.refusal = refusal
+        inspection.answer = None
+
+
+@final
+class _Pending(Completion):
+    """Where a statement goes on when a worker thread has answered."""
+
+    def __init__(
+        self,
+        pipeline: HookPipeline,
+        plan: Plan,
+        inspection: Inspection,
+        stage: int,
+        index: int,
+    ) -> None:
+        self._pipeline = pipeline
+        self._plan = plan
+        self._inspection = inspection
+        self._stage = stage
+        self._index = index
+
+    def on_answer(self, answer: bytes | None, failed_cause: str) -> None:
+        """Go on behind the seat that was asked."""
+        self._pipeline.resume(
+            self._plan, self._inspection, self._stage, self._index, answer, failed_cause
+        )

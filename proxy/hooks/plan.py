@@ -1,0 +1,141 @@
+"""
+The chains of one moment, prepared for the pipeline: everything that is asked of a subscriber at
+each statement is worked out here, once for each reload.
+
+Compiled together with the pipeline. Knows permissions, not answers.
+"""
+
+from typing import final
+
+from proxy.hooks import answers, points
+from proxy.hooks.answers import Answer
+from proxy.hooks.memo import PureMemo
+from proxy.hooks.points import HookChains, Subscriber
+from proxy.observe.counters import HookStats
+
+
+@final
+class Seat:
+    """A subscriber in its chain, with all that is asked of it at every statement."""
+
+    __slots__ = (
+        "default",
+        "fails_closed",
+        "hook",
+        "is_slow",
+        "is_watching",
+        "limit_bytes",
+        "may_answer",
+        "may_block",
+        "may_deny",
+        "may_read_cache",
+        "may_rewrite",
+        "may_route",
+        "memo",
+        "stats",
+        "subscriber",
+        "wants_parameters",
+    )
+
+    def __init__(self, subscriber: Subscriber, memo: PureMemo | None) -> None:
+        hook = subscriber.hook
+        granted = subscriber.permissions
+        self.subscriber = subscriber
+        self.memo = memo
+        self.hook = hook
+        self.default: Answer = answers.default_answer(hook)
+        self.stats: HookStats = subscriber.stats
+        self.is_slow: bool = subscriber.is_slow
+        self.fails_closed: bool = subscriber.fails_closed
+        self.limit_bytes: int = subscriber.input_limit_bytes
+        self.wants_parameters = "query.params" in granted
+        self.may_block = "query.block" in granted and hook == points.PRE_QUERY
+        self.may_deny = "authz.decide" in granted and hook == points.AUTHORIZE
+        self.may_route = "route.decide" in granted and hook == points.ROUTE
+        if hook == points.ROUTE and (self.may_route or "query.block" in granted):
+            # Whoever may send a statement to a node of its choice can stop it anyway.
+            self.may_block = True
+        self.may_rewrite = "query.rewrite" in granted
+        self.may_read_cache = "cache.read" in granted
+        self.may_answer = "query.answer" in granted
+        self.is_watching = not (
+            self.fails_closed
+            or self.may_block
+            or self.may_deny
+            or (self.may_rewrite and hook != points.ROUTE)
+            or self.may_answer
+            or self.may_read_cache
+        )
+
+
+@final
+class Plan:
+    """The chains of one moment with their seats: what a statement holds on to."""
+
+    __slots__ = (
+        "authorize",
+        "cache_get",
+        "captures",
+        "chains",
+        "is_judging",
+        "observes",
+        "pre_query",
+        "rewrite",
+        "route",
+        "wants_parameters",
+    )
+
+    def __init__(self, chains: HookChains, previous: "Plan | None") -> None:
+        self.chains = chains
+        self.authorize = _seats(chains, points.AUTHORIZE, previous)
+        self.pre_query = _seats(chains, points.PRE_QUERY, previous)
+        self.rewrite = _seats(chains, points.REWRITE, previous)
+        self.cache_get = _seats(chains, points.CACHE_GET, previous)
+        self.route = _seats(chains, points.ROUTE, previous)
+        self.observes = len(chains.points[points.POST_QUERY]) > 0
+        self.captures = len(chains.points[points.CACHE_SET]) > 0
+        self.is_judging = (
+            len(self.authorize) + len(self.pre_query) + len(self.rewrite) + len(self.cache_get) > 0
+        )
+        # Without the parameters two executions of one text would look the same to a cache.
+        wants = len(self.cache_get) > 0
+        for hook in (
+            points.AUTHORIZE,
+            points.PRE_QUERY,
+            points.REWRITE,
+            points.ROUTE,
+            points.CACHE_SET,
+            points.POST_QUERY,
+        ):
+            for subscriber in chains.points[hook]:
+                if "query.params" in subscriber.permissions:
+                    wants = True
+        self.wants_parameters = wants
+
+    def seats_of(self, hook: int) -> list[Seat]:
+        """The chain of a hook that decides on statements."""
+        if hook == points.PRE_QUERY:
+            return self.pre_query
+        if hook == points.REWRITE:
+            return self.rewrite
+        if hook == points.AUTHORIZE:
+            return self.authorize
+        if hook == points.CACHE_GET:
+            return self.cache_get
+        return self.route
+
+
+def _seats(chains: HookChains, hook: int, previous: Plan | None) -> list[Seat]:
+    """The seats of one chain; who stays from the previous plan keeps what it remembers."""
+    seats: list[Seat] = []
+    for subscriber in chains.points[hook]:
+        memo: PureMemo | None = None
+        if subscriber.is_pure:
+            if previous is not None:
+                for seat in previous.seats_of(hook):
+                    if seat.subscriber is subscriber:
+                        memo = seat.memo
+            if memo is None:
+                memo = PureMemo()
+        seats.append(Seat(subscriber, memo))
+    return seats
