@@ -1,0 +1,390 @@
+"""
+From a batch to what the hooks are asked, and from their verdicts back to the batch.
+
+Makes one `Inspection` for each statement of a batch, and applies the verdicts: refusals, rewritten
+texts, answers. Runs no hook itself and sends nothing.
+"""
+
+from typing import Final
+
+from proxy.errors import ProtocolViolation, Refusal
+from proxy.protocol import frontend, tags
+from proxy.session import answers
+from proxy.session.context import ClientContext
+from proxy.session.exchange import END_QUERY, Batch, Exchange, Message, Prepared
+from proxy.session.inspection import (
+    PHASE_EXECUTE,
+    PHASE_STATEMENT,
+    VERDICT_ANSWER,
+    VERDICT_REFUSE,
+    Inspection,
+    RowSet,
+)
+from proxy.session.ports import Classifier
+from proxy.sql.statement import (
+    CONTROL_BEGIN,
+    CONTROL_COMMIT,
+    CONTROL_NONE,
+    CONTROL_ROLLBACK,
+    PREPARED_DEALLOCATE,
+    PREPARED_DISCARD_ALL,
+    PREPARED_EXECUTE,
+    PREPARED_NONE,
+    PREPARED_PREPARE,
+    StatementFacts,
+    TextFacts,
+)
+
+FUNCTION_CALL_KIND: Final = "function_call"
+
+
+def function_call_facts(oid: int) -> StatementFacts:
+    """What the hooks see of a FunctionCall: a text that names the function by its OID."""
+    text = f"FUNCTION CALL {oid}"
+    return StatementFacts(
+        text.encode(),
+        FUNCTION_CALL_KIND,
+        False,
+        (),
+        text,
+        "",
+        CONTROL_NONE,
+        True,
+        PREPARED_NONE,
+        "",
+        f'"query":"{text}","normalized":"{text}","tables":[],"is_read_only":false'.encode(),
+        b'"kind":"function_call","fingerprint":""',
+    )
+
+
+def inspect_batch(
+    batch: Batch,
+    exchange: Exchange,
+    client: ClientContext,
+    classifier: Classifier,
+    sql_prepared: dict[str, StatementFacts],
+    in_transaction: bool,
+    wants_parameters: bool,
+    is_unsafe: bool,
+) -> list[Inspection]:
+    """The statements of a batch, in order, as the hooks shall see them."""
+    found: list[Inspection] = []
+    inside = in_transaction
+    for message in batch.messages:
+        if message.refusal is not None:
+            break
+        tag = message.tag
+        if tag == tags.QUERY:
+            text = batch.data[message.start + 5 : message.end - 1]
+            facts = classifier.unknown(text) if is_unsafe else classifier.exact(text)
+            batch.facts = facts
+            for statement in facts.statements:
+                inspection = inspect_statement(statement, client, sql_prepared, False, inside)
+                inside = inside_after(statement, inside)
+                found.append(inspection)
+                exchange.running.append(inspection)
+                message.inspection = inspection
+        elif tag == tags.PARSE:
+            prepared = message.prepared
+            if prepared is None:
+                continue
+            if not prepared.is_raw:
+                prepared.facts = classifier.exact(prepared.text)
+                prepared.sql_facts = prepared.facts
+            for statement in prepared.facts.statements:
+                inspection = inspect_statement(statement, client, sql_prepared, True, inside)
+                found.append(inspection)
+                message.inspection = inspection
+            prepared.judged_in = exchange
+            prepared.answer = None
+        elif tag == tags.BIND:
+            prepared = message.prepared
+            if prepared is None:
+                continue
+            if prepared.judged_in is exchange and not wants_parameters:
+                # Its Parse, in this same group: one statement, judged once.
+                prepared.judged_in = None
+                inside = inside_after_text(prepared.facts, inside)
+                exchange.running.extend(parsed_here(exchange, prepared))
+                continue
+            parameters: list[bytes | None] | None = None
+            if wants_parameters:
+                bind = decode_bind(batch, message)
+                if bind is None:
+                    break
+                parameters = bind.parameters
+            if not prepared.is_raw:
+                prepared.facts = classifier.exact(prepared.text)
+            for statement in prepared.facts.statements:
+                inspection = Inspection(statement, client, True, PHASE_EXECUTE, inside, parameters)
+                found.append(inspection)
+                exchange.running.append(inspection)
+                message.inspection = inspection
+            inside = inside_after_text(prepared.facts, inside)
+        elif tag == tags.FUNCTION_CALL:
+            body = batch.data[message.start + 5 : message.end]
+            oid = 0
+            if len(body) >= 4:
+                oid = (body[0] << 24) | (body[1] << 16) | (body[2] << 8) | body[3]
+            inspection = Inspection(
+                function_call_facts(oid), client, False, PHASE_STATEMENT, inside, None
+            )
+            found.append(inspection)
+            exchange.running.append(inspection)
+            message.inspection = inspection
+    return found
+
+
+def parsed_here(exchange: Exchange, prepared: Prepared) -> list[Inspection]:
+    """The inspections that a Parse of this exchange made for a statement."""
+    found: list[Inspection] = []
+    for batch in exchange.batches:
+        for message in batch.messages:
+            if message.tag == tags.PARSE and message.prepared is prepared:
+                if message.inspection is not None:
+                    found.append(message.inspection)
+    return found
+
+
+def inspect_statement(
+    statement: StatementFacts,
+    client: ClientContext,
+    sql_prepared: dict[str, StatementFacts],
+    is_extended: bool,
+    in_transaction: bool,
+) -> Inspection:
+    """One statement; an SQL-level EXECUTE is judged as the PREPARE whose statement it runs."""
+    if statement.prepared == PREPARED_EXECUTE:
+        known = sql_prepared.get(statement.prepared_name)
+        if known is not None:
+            return Inspection(known, client, is_extended, PHASE_EXECUTE, in_transaction, None)
+    return Inspection(statement, client, is_extended, PHASE_STATEMENT, in_transaction, None)
+
+
+def note_prepared(facts: TextFacts, sql_prepared: dict[str, StatementFacts]) -> None:
+    """Keep the texts of SQL-level PREPAREs, for the EXECUTEs to come."""
+    for statement in facts.statements:
+        if statement.prepared == PREPARED_PREPARE:
+            if len(sql_prepared) < 1000:
+                sql_prepared[statement.prepared_name] = statement
+        elif statement.prepared == PREPARED_DEALLOCATE:
+            if statement.prepared_name:
+                sql_prepared.pop(statement.prepared_name, None)
+            else:
+                sql_prepared.clear()
+        elif statement.prepared == PREPARED_DISCARD_ALL:
+            sql_prepared.clear()
+
+
+def may_unpin(facts: TextFacts) -> bool:
+    """Whether a text may end what pins a session: anything but plain rows in and out."""
+    for statement in facts.statements:
+        kind = statement.kind
+        if statement.leaves_state or (
+            kind != "select" and kind != "insert" and kind != "update" and kind != "delete"
+        ):
+            return True
+    return False
+
+
+def inside_after(statement: StatementFacts, inside: bool) -> bool:
+    """Whether a transaction block is open after a statement, as far as its text tells."""
+    if statement.control == CONTROL_BEGIN:
+        return True
+    if statement.control == CONTROL_COMMIT or statement.control == CONTROL_ROLLBACK:
+        return False
+    return inside
+
+
+def inside_after_text(facts: TextFacts, inside: bool) -> bool:
+    """As `inside_after`, for all statements of a text."""
+    for statement in facts.statements:
+        inside = inside_after(statement, inside)
+    return inside
+
+
+def decode_bind(batch: Batch, message: Message) -> frontend.Bind | None:
+    """A Bind's fields; a malformed one is refused as PostgreSQL does."""
+    try:
+        return frontend.Bind.decode(batch.data[message.start + 5 : message.end])
+    except ProtocolViolation as violation:
+        message.refusal = Refusal(violation.sqlstate, violation.message)
+        return None
+
+
+def apply_verdicts(
+    batch: Batch,
+    exchange: Exchange,
+    inspections: list[Inspection],
+    classifier: Classifier,
+    planning: bytes,
+) -> None:
+    """Turn the verdicts on a batch's statements into refusals, replacements and answers."""
+    for message in batch.messages:
+        if message.refusal is not None:
+            return
+        if message.tag == tags.QUERY and batch.end == END_QUERY:
+            _apply_to_query(batch, message, exchange, inspections, classifier)
+        elif message.tag == tags.PARSE:
+            _apply_to_parse(message, inspections, classifier, planning)
+        elif message.tag == tags.BIND:
+            _apply_to_bind(message, inspections, classifier, planning)
+        elif message.tag == tags.FUNCTION_CALL:
+            inspection = message.inspection
+            if inspection is not None and inspection.verdict == VERDICT_REFUSE:
+                message.refusal = inspection.refusal
+            elif inspection is not None and (
+                inspection.is_rewritten or inspection.verdict == VERDICT_ANSWER
+            ):
+                message.refusal = Refusal(
+                    "0A000", "a plugin's answer cannot take the place of a function call"
+                )
+    _apply_answers(batch, exchange)
+
+
+def _apply_to_query(
+    batch: Batch,
+    message: Message,
+    exchange: Exchange,
+    inspections: list[Inspection],
+    classifier: Classifier,
+) -> None:
+    changed = False
+    mine: list[Inspection] = []
+    for inspection in inspections:
+        if inspection.is_extended or inspection not in exchange.running:
+            continue
+        mine.append(inspection)
+        if inspection.verdict == VERDICT_REFUSE:
+            message.refusal = inspection.refusal
+            return
+        if inspection.is_rewritten or inspection.verdict == VERDICT_ANSWER:
+            changed = True
+            if inspection.phase == PHASE_EXECUTE and inspection.verdict != VERDICT_ANSWER:
+                message.refusal = changed_too_late()
+                return
+    if not changed:
+        return
+    if len(mine) == 1 and mine[0].answer is not None:
+        rowset = mine[0].answer
+        rows = answers.rows(rowset, [])
+        message.answer = answers.describe(rowset, []) + (rows if rows is not None else b"")
+        return
+    texts: list[bytes] = []
+    for inspection in mine:
+        if inspection.answer is not None:
+            texts.append(answers.as_sql(inspection.answer).encode())
+        else:
+            texts.append(inspection.facts.text)
+    text = b"; ".join(texts)
+    message.replacement = frontend.encode_query(text)
+    batch.facts = classifier.exact(text)
+
+
+def _apply_to_parse(
+    message: Message, inspections: list[Inspection], classifier: Classifier, planning: bytes
+) -> None:
+    prepared = message.prepared
+    inspection = message.inspection
+    if prepared is None or inspection is None or inspection not in inspections:
+        return
+    if inspection.verdict == VERDICT_REFUSE:
+        message.refusal = inspection.refusal
+        return
+    if inspection.verdict == VERDICT_ANSWER:
+        prepared.answer = inspection.answer
+    elif inspection.is_rewritten:
+        text = inspection.facts.text
+        prepared.rewritten(text, classifier.exact(text), planning)
+
+
+def _apply_to_bind(
+    message: Message, inspections: list[Inspection], classifier: Classifier, planning: bytes
+) -> None:
+    prepared = message.prepared
+    inspection = message.inspection
+    if prepared is None or inspection is None or inspection not in inspections:
+        return
+    if inspection.verdict == VERDICT_REFUSE:
+        message.refusal = inspection.refusal
+        return
+    if inspection.verdict == VERDICT_ANSWER:
+        return
+    text = inspection.facts.text if inspection.is_rewritten else prepared.text
+    if text != prepared.sql:
+        # The text for this execution is another one than what was prepared: it is prepared under
+        # a name of the proxy's, unseen, and this Bind goes there.
+        other = Prepared(prepared.text, prepared.facts, prepared.tail, planning, True)
+        if inspection.is_rewritten:
+            other.rewritten(text, classifier.exact(text), planning)
+        message.prepared = other
+
+
+def changed_too_late() -> Refusal:
+    """A plugin wants another text where none can be put in its place any more."""
+    return Refusal(
+        "0A000",
+        "a plugin rewrites this statement, which SQL EXECUTE cannot take any more",
+        hint="Prepare the statement again, or use the protocol's own prepared statements.",
+    )
+
+
+def _apply_answers(batch: Batch, exchange: Exchange) -> None:
+    """Give the messages around an answered statement their replies (Bind, Describe, Execute)."""
+    portals: dict[bytes, tuple[RowSet, list[int]]] = {}
+    for message in batch.messages:
+        if message.refusal is not None:
+            return
+        tag = message.tag
+        if tag == tags.PARSE:
+            prepared = message.prepared
+            if prepared is not None and prepared.answer is not None:
+                message.answer = b"1\x00\x00\x00\x04"
+        elif tag == tags.BIND:
+            _answer_bind(batch, message, portals)
+        elif tag == tags.DESCRIBE:
+            body = batch.data[message.start + 5 : message.end]
+            prepared = message.prepared
+            if message.is_statement:
+                if prepared is not None and prepared.answer is not None:
+                    oids = prepared.tail
+                    length = 4 + len(oids)
+                    message.answer = (b"t" + length.to_bytes(4, "big") + oids) + answers.describe(
+                        prepared.answer, []
+                    )
+            else:
+                portal = portals.get(body[1:-1])
+                if portal is not None:
+                    message.answer = answers.describe(portal[0], portal[1])
+        elif tag == tags.EXECUTE and portals:
+            body = batch.data[message.start + 5 : message.end]
+            portal = portals.get(body[: body.find(0)])
+            if portal is not None:
+                rows = answers.rows(portal[0], portal[1])
+                if rows is None:
+                    message.refusal = Refusal(
+                        "0A000",
+                        "a plugin's answer has a type that cannot be sent in binary format",
+                        hint="Ask for text results, or let the plugin name type 25 (text).",
+                    )
+                    return
+                message.answer = rows
+
+
+def _answer_bind(
+    batch: Batch, message: Message, portals: dict[bytes, tuple[RowSet, list[int]]]
+) -> None:
+    prepared = message.prepared
+    if prepared is None:
+        return
+    answer = prepared.answer
+    inspection = message.inspection
+    if inspection is not None:
+        answer = inspection.answer if inspection.verdict == VERDICT_ANSWER else None
+    if answer is None:
+        return
+    bind = decode_bind(batch, message)
+    if bind is None:
+        return
+    portals[bind.portal] = (answer, bind.result_formats)
+    message.answer = b"2\x00\x00\x00\x04"

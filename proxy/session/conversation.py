@@ -1,0 +1,640 @@
+"""
+Conversation: a batch's way past the hooks, to a server connection, and its replies' way back.
+
+Theory of operation. A session handles one exchange at a time: the next one starts when the
+ReadyForQuery of the last was passed on, because only then is the transaction's status known, and
+with it where the next may go and what the hooks are told (rule 21). An exchange goes through
+
+    collecting -> judging -> routing -> waiting (for a server connection) -> applying (settings)
+               -> busy -> probing (what did it leave behind) -> idle
+
+and most go from collecting to busy within one call of `receive_from_frontend`, and back to idle
+within one call of the link's `receive_from_backend`: only waiting takes a turn of the event loop.
+"""
+
+from typing import Final
+
+from proxy.errors import Refusal
+from proxy.observe.counters import Counters
+from proxy.protocol import backend, tags
+from proxy.routing.route import READ, ROUTE_DEFAULT, WRITE, Route
+from proxy.session import admission, dispatch, outcome
+from proxy.session.context import ClientContext
+from proxy.session.ending import Cleanup, SwallowSync
+from proxy.session.exchange import END_CUT, END_FLUSH, END_QUERY, Batch, Exchange
+from proxy.session.inspection import VERDICT_REFUSE, Inspection
+from proxy.session.intake import Intake
+from proxy.session.link import BackendLink, LinkUser
+from proxy.session.ports import Broker, Classifier, Clock, Gate, Wire
+from proxy.session.state import PROBE, ProbeQuery, SessionState, SettingsQuery, apply_sql
+from proxy.session.tuning import POOL_SESSION, POOL_STATEMENT, SessionTuning, Welcomes
+from proxy.sql.statement import StatementFacts, TextFacts
+
+STARTING: Final = 0
+IDLE: Final = 1
+JUDGING: Final = 2
+ROUTING: Final = 3
+WAITING: Final = 4
+APPLYING: Final = 5
+BUSY: Final = 6
+PROBING: Final = 7
+CLOSED: Final = 8
+
+STATE_NAMES: Final = (
+    "starting",
+    "idle",
+    "judging",
+    "routing",
+    "waiting",
+    "applying",
+    "busy",
+    "probing",
+    "closed",
+)
+
+READ_AHEAD_BYTES: Final = 256 * 1024
+"""How much a client may send ahead of what is being worked on before it is not read any more."""
+
+UNSAFE_ENCODINGS: Final = (
+    b"SJIS", b"BIG5", b"GBK", b"UHC", b"GB18030", b"JOHAB", b"SHIFT_JIS_2004",
+)  # fmt: skip
+"""Client encodings in which a backslash or quote byte may be the second half of a character."""
+
+
+class Conversation(LinkUser):
+    """
+    The part of a session between a complete batch and its replies: judging, placing, relaying.
+
+    `Session` adds what faces the client: greeting, reading, leaving.
+    """
+
+    __slots__ = (
+        "_broker",
+        "_classifier",
+        "_clock",
+        "_counters",
+        "_gate",
+        "_index",
+        "_is_full",
+        "_is_pumping",
+        "_judged",
+        "_route",
+        "_sql_prepared",
+        "_tuning",
+        "_welcomes",
+        "client",
+        "exchange",
+        "idle_since_us",
+        "intake",
+        "is_draining",
+        "link",
+        "phase",
+        "process_id",
+        "queries",
+        "secret_key",
+        "skips_to_sync",
+        "state",
+        "status",
+        "waiting_since_us",
+        "wire",
+    )
+
+    def __init__(
+        self,
+        client: ClientContext,
+        wire: Wire,
+        gate: Gate,
+        broker: Broker,
+        classifier: Classifier,
+        clock: Clock,
+        counters: Counters,
+        tuning: SessionTuning,
+        welcomes: Welcomes,
+        settings: dict[str, str],
+        process_id: int,
+        secret_key: bytes,
+    ) -> None:
+        self.client = client
+        self.wire = wire
+        self._gate = gate
+        self._broker = broker
+        self._classifier = classifier
+        self._clock = clock
+        self._counters = counters
+        self._tuning = tuning
+        self._welcomes = welcomes
+        self.intake = Intake(classifier, tuning.max_message_bytes)
+        self.state = SessionState(settings)
+        self.intake.planning = self.state.planning()
+        self.phase = STARTING
+        self.status = tags.STATUS_IDLE
+        self.link: BackendLink | None = None
+        self.exchange: Exchange | None = None
+        self.process_id = process_id
+        self.secret_key = secret_key
+        self.skips_to_sync = False
+        self.is_draining = False
+        self.queries = 0
+        self.idle_since_us = clock.now_us()
+        self.waiting_since_us = 0
+        self._is_pumping = False
+        self._is_full = False
+        self._judged: list[Inspection] = []
+        self._index = 0
+        self._route: Route = WRITE
+        self._sql_prepared: dict[str, StatementFacts] = {}
+
+    # -- what Session adds
+
+    def pump(self) -> None:
+        """Work on what was received until something must be waited for."""
+        raise AssertionError("Session implements this")
+
+    def welcome(self, reported: dict[bytes, bytes]) -> None:
+        """Greet the client with what a server reports."""
+        raise AssertionError("Session implements this")
+
+    def fatal(self, refusal: Refusal) -> None:
+        """Tell the client why, and end the session."""
+        raise AssertionError("Session implements this")
+
+    def drain(self) -> None:
+        """Shut down as soon as the client is outside a transaction."""
+        raise AssertionError("Session implements this")
+
+    # -- judging
+
+    def _admit(self, exchange: Exchange, batch: Batch) -> None:
+        """Have a batch judged; go on with `_judge`."""
+        exchange.batches.append(batch)
+        exchange.is_open = batch.end == END_FLUSH or batch.end == END_CUT
+        gate = self._gate
+        if gate.judges or gate.observes or gate.routes:
+            self._judged = admission.inspect_batch(
+                batch,
+                exchange,
+                self.client,
+                self._classifier,
+                self._sql_prepared,
+                exchange.in_transaction,
+                gate.wants_parameters,
+                self.intake.is_unsafe,
+            )
+            exchange.statements.extend(self._judged)
+            self._index = 0
+            self.phase = JUDGING
+            self._judge(exchange, batch)
+            return
+        self._judged = []
+        self._place(exchange, batch)
+
+    def _judge(self, exchange: Exchange, batch: Batch) -> None:
+        while self._index < len(self._judged):
+            inspection = self._judged[self._index]
+            self._index += 1
+            inspection.waiter = self
+            if not self._gate.judge(inspection):
+                return
+            if inspection.verdict == VERDICT_REFUSE:
+                break
+        admission.apply_verdicts(
+            batch, exchange, self._judged, self._classifier, self.state.planning()
+        )
+        self._index = 0
+        self._place(exchange, batch)
+
+    def on_judged(self, inspection: Inspection) -> None:
+        """A plugin that took its time has answered."""
+        exchange = self.exchange
+        if exchange is None or self.phase == CLOSED:
+            return
+        batch = exchange.batches[-1]
+        if self.phase == JUDGING:
+            if inspection.verdict == VERDICT_REFUSE:
+                self._index = len(self._judged)
+            self._judge(exchange, batch)
+        elif self.phase == ROUTING:
+            self._routed(exchange, batch, inspection)
+        self.pump()
+
+    # -- placing
+
+    def _place(self, exchange: Exchange, batch: Batch) -> None:
+        """Find out what a batch needs, and get it a server connection if it needs one."""
+        link = self.link
+        is_read = self._weigh(exchange, batch)
+        if link is None:
+            if not dispatch.needs_backend(batch):
+                self._answer(exchange, batch)
+                return
+            self._route = READ if is_read else WRITE
+            if self._gate.routes and self._judged:
+                self.phase = ROUTING
+                self._index = 0
+                self._ask_route(exchange, batch)
+                return
+            self._acquire(exchange, batch)
+            return
+        if exchange.is_read and not is_read and exchange.sent:
+            # Begun on a standby with nothing but Parse and Describe; now it turns out to write.
+            steps = exchange.steps
+            if steps is None or exchange.at >= len(steps):
+                self._leave(exchange, link)
+                self._route = WRITE
+                self._acquire(exchange, batch)
+                return
+        self._give(exchange, link)
+
+    def _weigh(self, exchange: Exchange, batch: Batch) -> bool:
+        """Whether a standby may serve the batch; notes what it may leave behind."""
+        reads = not exchange.in_transaction and self._tuning.mode != POOL_SESSION
+        for message in batch.messages:
+            tag = message.tag
+            facts: TextFacts | None = None
+            if tag == tags.QUERY:
+                facts = batch.facts
+            elif tag == tags.PARSE or tag == tags.BIND or tag == tags.DESCRIBE:
+                prepared = message.prepared
+                if prepared is None:
+                    continue
+                facts = prepared.sql_facts
+                if tag == tags.BIND and exchange.is_open:
+                    reads = False
+            elif tag == tags.FUNCTION_CALL:
+                reads = False
+                exchange.leaves_state = True
+                continue
+            elif tag == tags.EXECUTE:
+                if exchange.is_open:
+                    reads = False
+                continue
+            else:
+                continue
+            if facts is None:
+                continue
+            if self.state.pins and not exchange.may_unpin:
+                exchange.may_unpin = admission.may_unpin(facts)
+            if not facts.is_plain:
+                if tag != tags.PARSE and facts.leaves_state:
+                    exchange.leaves_state = True
+                    if self._gate.judges or self._gate.observes or self._sql_prepared:
+                        admission.note_prepared(facts, self._sql_prepared)
+            if not facts.is_read_only and facts.statements:
+                reads = False
+        return reads
+
+    def _ask_route(self, exchange: Exchange, batch: Batch) -> None:
+        while self._index < len(self._judged):
+            inspection = self._judged[self._index]
+            self._index += 1
+            if inspection.verdict != 0:
+                continue
+            inspection.route = None
+            if not self._gate.route(inspection):
+                return
+            if self._is_routed(batch, inspection):
+                break
+        self._acquire(exchange, batch)
+
+    def _routed(self, exchange: Exchange, batch: Batch, inspection: Inspection) -> None:
+        if self._is_routed(batch, inspection):
+            self._acquire(exchange, batch)
+        else:
+            self._ask_route(exchange, batch)
+
+    def _is_routed(self, batch: Batch, inspection: Inspection) -> bool:
+        """Whether the route hook has decided; its refusal goes to the statement's message."""
+        if inspection.verdict == VERDICT_REFUSE:
+            for message in batch.messages:
+                if message.inspection is inspection or batch.end == END_QUERY:
+                    message.refusal = inspection.refusal
+                    break
+            return True
+        route = inspection.route
+        if route is not None and route.kind != ROUTE_DEFAULT:
+            self._route = route
+            return True
+        return False
+
+    def _acquire(self, exchange: Exchange, batch: Batch) -> None:
+        if not dispatch.needs_backend(batch):
+            self._answer(exchange, batch)
+            return
+        route = self._route
+        exchange.is_read = route is READ
+        self.phase = WAITING
+        link = self._broker.acquire(self, self.client.database, self.client.user, route)
+        if link is None:
+            if self.phase == WAITING:
+                self.waiting_since_us = self._clock.now_us()
+            return
+        self._take(exchange, link)
+
+    def on_backend(self, link: BackendLink) -> None:
+        """The broker grants a connection that was waited for."""
+        self.waiting_since_us = 0
+        if self.phase == STARTING:
+            self.link = link
+            link.user_session = self
+            sql = apply_sql(self.state.desired, link)
+            if sql:
+                link.run_internal(sql, SettingsQuery(self, self.state.desired, self.state.key))
+            else:
+                self.on_settings_applied(link, None)
+            return
+        exchange = self.exchange
+        if self.phase != WAITING or exchange is None:
+            self._broker.release(link)
+            return
+        self._take(exchange, link)
+        self.pump()
+
+    def on_no_backend(self, refusal: Refusal) -> None:
+        """The broker gives up."""
+        self.waiting_since_us = 0
+        if self.phase == STARTING:
+            self.fatal(refusal)
+        elif self.phase == WAITING:
+            self._refuse(refusal)
+            self.pump()
+
+    def _take(self, exchange: Exchange, link: BackendLink) -> None:
+        """A connection of one's own: make the client's settings on it, then send."""
+        self.link = link
+        link.user_session = self
+        if link.applied_key != self.state.key and link.status == tags.STATUS_IDLE:
+            sql = apply_sql(self.state.desired, link)
+            if sql:
+                self.phase = APPLYING
+                link.run_internal(sql, SettingsQuery(self, self.state.desired, self.state.key))
+                return
+            link.applied_key = self.state.key
+        self._give(exchange, link)
+
+    def on_settings_applied(self, link: BackendLink, failed: dict[str, str] | None) -> None:
+        """The client's settings are made on the link, or the server refuses one of them."""
+        if self.phase == CLOSED:
+            return
+        if failed is not None:
+            refusal = Refusal(
+                backend.sqlstate_of(failed), backend.message_of(failed), failed.get("D", "")
+            )
+            self.link = None
+            link.user_session = None
+            Cleanup(self._broker, True).run(link)
+            if self.phase == STARTING:
+                self.fatal(refusal)
+            else:
+                self._refuse(refusal)
+                self.pump()
+            return
+        if self.phase == STARTING:
+            reported = dict(link.reported)
+            self._welcomes.put(self.client.database, self.client.user, self.state.key, reported)
+            self._let_go(link)
+            self.welcome(reported)
+            return
+        exchange = self.exchange
+        if exchange is not None:
+            self._give(exchange, link)
+            self.pump()
+
+    def _give(self, exchange: Exchange, link: BackendLink) -> None:
+        """Send the exchange's last batch to the server."""
+        batch = exchange.batches[-1]
+        self.phase = BUSY
+        exchange.node = link.node
+        exchange.sent = True
+        if link.reported is not self.state.known:
+            for name, value in self.state.differences(link):
+                self._note_parameter(name, value)
+                self.wire.write(backend.parameter_status(name, value))
+        if exchange.leaves_state:
+            link.is_touched = True
+        link.exchange = exchange
+        link.watches = bool(exchange.running)
+        data = dispatch.render(
+            exchange, batch, link, self.intake, self._tuning.max_prepared_statements
+        )
+        link.send(data)
+        if exchange.steps is not None:
+            link.advance(exchange)
+
+    def _answer(self, exchange: Exchange, batch: Batch) -> None:
+        """Reply to a batch of which nothing needs a server."""
+        self.phase = IDLE
+        replies = dispatch.answer_without_backend(batch, self.intake, exchange)
+        outcome.answered(exchange, batch)
+        if replies:
+            self._reply(replies)
+            exchange.forwarded += len(replies)
+        self._end_without_backend(exchange, batch)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """The exchange cannot be served: an error in place of its last batch."""
+        exchange = self.exchange
+        self.phase = IDLE
+        if exchange is None:
+            return
+        batch = exchange.batches[-1]
+        dispatch.restore_from(batch, 0, self.intake)
+        exchange.is_failed = True
+        exchange.sqlstate = refusal.sqlstate
+        exchange.error = refusal.message
+        refusal.severity = "ERROR"
+        self._counters.refused(refusal.sqlstate)
+        self._reply(backend.error_response(refusal))
+        self._end_without_backend(exchange, batch)
+
+    def _end_without_backend(self, exchange: Exchange, batch: Batch) -> None:
+        if exchange.is_failed and (exchange.is_open or dispatch.fails_before_end(batch)):
+            self.exchange = None
+            self.skips_to_sync = True
+            self._finish_outcomes(exchange, exchange.sqlstate, exchange.error)
+        elif not exchange.is_open:
+            self.exchange = None
+            self._reply(backend.ready_for_query(self.status))
+            self._finish_outcomes(exchange, exchange.sqlstate, exchange.error)
+
+    def _leave(self, exchange: Exchange, link: BackendLink) -> None:
+        """Give up the connection of an exchange that nothing was executed in yet."""
+        link.exchange = None
+        link.user_session = None
+        self.link = None
+        exchange.sent = False
+        exchange.steps = []
+        exchange.at = 0
+        SwallowSync(self._broker).run(link)
+
+    # -- from the server
+
+    def on_reply(self, data: bytes) -> None:
+        """Bytes for the client."""
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.forwarded += len(data)
+            if exchange.capture is not None:
+                outcome.capture(exchange, data, self._tuning.max_capture_bytes)
+        self._counters.bytes_to_clients += len(data)
+        self.wire.write(data)
+
+    def _reply(self, data: bytes) -> None:
+        self._counters.bytes_to_clients += len(data)
+        self.wire.write(data)
+
+    def on_error_reply(self, link: BackendLink, frame: bytes, body: bytes) -> bytes:
+        """An ErrorResponse of the exchange: what never ran is taken back (rule 2)."""
+        exchange = self.exchange
+        if exchange is None:
+            return b""
+        return outcome.on_error(self, exchange, link, frame, body)
+
+    def on_completion(self, tag: int, frame: bytes) -> None:
+        """A statement is done."""
+        exchange = self.exchange
+        if exchange is not None:
+            outcome.completed(exchange, tag, frame, self._clock.now_us())
+
+    def on_parameter(self, name: bytes, value: bytes, is_internal: bool) -> bool:
+        """The server reports a setting; internal ones are told by difference, afterwards."""
+        if self.phase == STARTING or is_internal:
+            return False
+        self.state.known[name] = value
+        self._note_parameter(name, value)
+        return True
+
+    def _note_parameter(self, name: bytes, value: bytes) -> None:
+        if name == b"standard_conforming_strings" or name == b"client_encoding":
+            known = self.state.known
+            self.intake.is_unsafe = (
+                known.get(b"standard_conforming_strings", b"on") != b"on"
+                or known.get(b"client_encoding", b"UTF8") in UNSAFE_ENCODINGS
+            )
+        elif name == b"application_name":
+            text = value.decode("utf-8", "replace")
+            if text != self.client.application_name:
+                self.client.application_name = text
+                self.client.attributes["application_name"] = text
+                self.client.fragment = b""
+
+    def on_copy_in(self, link: BackendLink) -> None:
+        """The server waits for CopyData; a Sync already sent counts for nothing."""
+        exchange = self.exchange
+        if exchange is None:
+            return
+        if dispatch.ends_in_execute(exchange.batches[-1]):
+            exchange.is_open = True
+        self.pump()
+
+    def on_copy_failed(self) -> None:
+        """What the client still sends for the COPY goes nowhere (rule 24)."""
+        self.intake.abandon_copy()
+
+    def demoted(self, link: BackendLink) -> None:
+        """A node taken for the primary refuses to write (rule 39)."""
+        self._broker.demoted(link)
+
+    def on_steps_done(self) -> None:
+        """All replies so far have come: a message that had to wait for them may go on."""
+        self.pump()
+
+    def on_exchange_done(self, link: BackendLink, exchange: Exchange, status: int) -> None:
+        """ReadyForQuery: count, tell the hooks, let the connection go, start the next."""
+        if exchange.is_retrying:
+            exchange.is_retrying = False
+            exchange.steps = None
+            exchange.at = 0
+            if exchange.is_read:
+                self._give(exchange, link)
+            else:
+                self._let_go(link)
+                self._route = WRITE
+                self._acquire(exchange, exchange.batches[-1])
+            return
+        self.exchange = None
+        self.status = status
+        counters = self._counters
+        counters.queries += 1
+        now_us = self._clock.now_us()
+        counters.query_us.observe(float(now_us - exchange.started_us))
+        self.idle_since_us = now_us
+        if exchange.statements:
+            self._finish_outcomes(exchange, exchange.sqlstate, exchange.error)
+        self.phase = IDLE
+        if status == tags.STATUS_IDLE:
+            if self._tuning.mode == POOL_SESSION:
+                pass
+            elif link.is_touched or (self.state.pins and exchange.may_unpin):
+                self.phase = PROBING
+                link.run_internal(PROBE, ProbeQuery(self))
+                return
+            elif not self.state.pins:
+                self._let_go(link)
+            if self.is_draining:
+                self.drain()
+                return
+        elif self._tuning.mode == POOL_STATEMENT:
+            self.fatal(
+                Refusal(
+                    "08P01",
+                    "transaction blocks are not allowed in statement pooling mode",
+                    hint="Use pool mode transaction for this database.",
+                )
+            )
+            return
+        self.pump()
+
+    def on_probed(
+        self, link: BackendLink, found: dict[str, bytes], pins: list[str], failed: bool
+    ) -> None:
+        """What the last transaction has left behind is known now."""
+        if self.phase != PROBING:
+            return
+        self.phase = IDLE
+        if failed:
+            # Unknown state is not handed on: this connection has served its time.
+            self._counters.count("probe_failed")
+            self.link = None
+            link.user_session = None
+            self._broker.discard(link, "its session state could not be read")
+        else:
+            self.state.learn(found, pins)
+            self.intake.planning = self.state.planning()
+            link.is_touched = False
+            if not pins:
+                self._let_go(link)
+        if self.is_draining:
+            self.drain()
+            return
+        self.pump()
+
+    def _let_go(self, link: BackendLink) -> None:
+        self.link = None
+        link.user_session = None
+        self._broker.release(link)
+
+    def on_link_lost(self, link: BackendLink, refusal: Refusal) -> None:
+        """The server connection has gone: try again where nothing was lost, else say so."""
+        self.link = None
+        exchange = self.exchange
+        phase = self.phase
+        if phase == CLOSED:
+            return
+        if exchange is not None and outcome.may_retry(exchange):
+            exchange.retries += 1
+            exchange.steps = None
+            exchange.at = 0
+            self._counters.count("retried_after_loss")
+            self._acquire(exchange, exchange.batches[-1])
+            return
+        if exchange is None and phase == PROBING and not self.state.pins:
+            self.phase = IDLE
+            self.pump()
+            return
+        self.fatal(refusal)
+
+    # -- at the end of an exchange
+
+    def _finish_outcomes(self, exchange: Exchange, sqlstate: str, error: str) -> None:
+        if exchange.statements:
+            outcome.finish(exchange, self._gate, sqlstate, error, self._clock.now_us())

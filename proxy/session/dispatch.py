@@ -1,0 +1,283 @@
+"""
+A batch, as it goes to one server connection: names translated, Parses put in or left out.
+
+Clients name statements as they like; a server connection serves many clients, so each statement
+has a name of the proxy's there, and is prepared the first time that it is used on that
+connection (rules 8 to 12). What is put in, left out or made to fail leaves a step, so that its reply
+is dropped, invented or replaced in its turn. Bytes that need no change go out as received.
+"""
+
+from typing import Final
+
+from proxy.protocol import backend, frontend, tags
+from proxy.session.exchange import (
+    DROP,
+    END_FUNCTION_CALL,
+    END_QUERY,
+    END_SYNC,
+    FORWARD,
+    STEP_DROP,
+    STEP_FAIL,
+    STEP_FORWARD,
+    STEP_INVENT,
+    Batch,
+    Exchange,
+    Message,
+    Prepared,
+    Step,
+)
+from proxy.session.intake import Intake
+from proxy.session.link import BackendLink
+
+STATEMENT: Final = 83  # "S" of Describe and Close
+
+FAILING_SQL: Final = b"headgate refused a statement"
+"""A syntax error for any server: sent where a statement is refused inside a transaction or pipeline,
+so that the server itself fails the transaction or skips to the Sync, as after any other error."""
+
+FAILING_QUERY: Final = frontend.encode_query(FAILING_SQL)
+# Named, because a Parse of the unnamed statement would also drop the client's.
+FAILING_PARSE: Final = frontend.encode_parse(b"headgate_refused", FAILING_SQL, b"\x00\x00")
+
+
+def needs_backend(batch: Batch) -> bool:
+    """Whether any of it must be asked of a server."""
+    for message in batch.messages:
+        if message.refusal is not None:
+            return False
+        tag = message.tag
+        if message.answer is not None or tag == tags.SYNC or tag == tags.FLUSH:
+            continue
+        if tag == tags.CLOSE and message.is_statement:
+            continue
+        return True
+    return False
+
+
+def fails_before_end(batch: Batch) -> bool:
+    """A refused batch whose own end the client's server would have skipped: only Sync ends it."""
+    if not _ends_in_call(batch):
+        return False
+    for message in batch.messages:
+        if message.refusal is not None:
+            return message.tag != tags.QUERY and message.tag != tags.FUNCTION_CALL
+    return False
+
+
+def ends_in_execute(batch: Batch) -> bool:
+    """Whether a Sync follows an Execute directly: a COPY IN swallows that Sync."""
+    count = len(batch.messages)
+    return batch.end == END_SYNC and count > 1 and batch.messages[count - 2].tag == tags.EXECUTE
+
+
+def answer_without_backend(batch: Batch, intake: Intake, exchange: Exchange) -> bytes:
+    """
+    The replies to a batch of which nothing goes to a server, without ReadyForQuery.
+
+    Sets exchange.is_failed where it ends in a refusal; what stands behind that never ran.
+    """
+    replies: list[bytes] = []
+    for index, message in enumerate(batch.messages):
+        if message.refusal is not None:
+            replies.append(backend.error_response(message.refusal))
+            exchange.is_failed = True
+            restore_from(batch, index, intake)
+            break
+        if message.answer is not None:
+            replies.append(message.answer)
+        elif message.tag == tags.CLOSE:
+            replies.append(backend.CLOSE_COMPLETE)
+    return b"".join(replies)
+
+
+def restore_from(batch: Batch, index: int, intake: Intake) -> None:
+    """The messages from `index` on never ran: names mean what they meant before."""
+    last = len(batch.messages) - 1
+    while last >= index:
+        intake.restore(batch.messages[last])
+        last -= 1
+
+
+def render(
+    exchange: Exchange, batch: Batch, link: BackendLink, intake: Intake, max_prepared: int
+) -> bytes:
+    """
+    Bytes for the server, with exchange.steps and the link's statements brought up to date.
+
+    This is a mutating operation: what it returns must be sent.
+    """
+    data = batch.data
+    run = 0
+    pieces: list[bytes] = []
+    steps = exchange.steps
+    if steps is None and (exchange.is_open or (batch.end == END_QUERY and len(batch.messages) > 1)):
+        # Who may go on later, or may be skipped with a Query at its end, is counted from the start.
+        steps = []
+    forwarded = 0  # replies owed before the first step
+    used: list[bytes] = []
+    for index, message in enumerate(batch.messages):
+        tag = message.tag
+        if message.refusal is not None:
+            if steps is None:
+                steps = [FORWARD] * forwarded
+            if run < message.start:
+                pieces.append(data[run : message.start])
+            pieces.append(_fail(batch, message, steps))
+            restore_from(batch, index, intake)
+            if tag != tags.QUERY and tag != tags.FUNCTION_CALL and _ends_in_call(batch):
+                # The server skips the Query or FunctionCall too: only a Sync ends this.
+                exchange.is_open = True
+            run = len(data)
+            break
+        if message.answer is not None:
+            if steps is None:
+                steps = [FORWARD] * forwarded
+            if run < message.start:
+                pieces.append(data[run : message.start])
+            run = message.end
+            steps.append(Step(STEP_INVENT, message.answer, message, b""))
+            if tag == tags.QUERY:
+                # The Query was answered here; the end of its exchange is the server's.
+                pieces.append(frontend.SYNC)
+            continue
+        prepared = message.prepared
+        if tag == tags.PARSE:
+            if prepared is None:
+                continue
+            if not prepared.is_named:
+                link.unnamed = prepared
+                exchange.has_unnamed_parse = True
+                if prepared.sql is not prepared.text:
+                    if run < message.start:
+                        pieces.append(data[run : message.start])
+                    run = message.end
+                    pieces.append(frontend.encode_parse(b"", prepared.sql, prepared.tail))
+                if steps is None:
+                    forwarded += 1
+                else:
+                    steps.append(Step(STEP_FORWARD, b"", message, b""))
+                continue
+            if steps is None:
+                steps = [FORWARD] * forwarded
+            if run < message.start:
+                pieces.append(data[run : message.start])
+            run = message.end
+            used.append(prepared.key)
+            if prepared.key in link.prepared:
+                steps.append(Step(STEP_INVENT, backend.PARSE_COMPLETE, message, b""))
+            else:
+                pieces.append(_prepare(link, prepared, steps, message, used, max_prepared))
+            continue
+        if tag == tags.BIND or (tag == tags.DESCRIBE and message.is_statement):
+            if prepared is None:
+                continue
+            if prepared.is_named:
+                name = link.prepared.get(prepared.key)
+                used.append(prepared.key)
+                if run < message.start:
+                    pieces.append(data[run : message.start])
+                run = message.end
+                if name is None:
+                    if steps is None:
+                        steps = [FORWARD] * forwarded
+                    pieces.append(_prepare(link, prepared, steps, None, used, max_prepared))
+                    name = link.prepared[prepared.key]
+                elif len(link.prepared) * 4 > max_prepared * 3:
+                    # Recently used goes last; only worth it when something may be evicted soon.
+                    del link.prepared[prepared.key]
+                    link.prepared[prepared.key] = name
+                frame = data[message.start : message.end]
+                if tag == tags.BIND:
+                    pieces.append(frontend.rename_bind(frame, name))
+                else:
+                    pieces.append(frontend.rename_described(frame, name))
+            elif link.unnamed is not prepared:
+                if steps is None:
+                    steps = [FORWARD] * forwarded
+                if run < message.start:
+                    pieces.append(data[run : message.start])
+                    run = message.start
+                link.unnamed = prepared
+                pieces.append(frontend.encode_parse(b"", prepared.sql, prepared.tail))
+                steps.append(DROP)
+        elif tag == tags.CLOSE and message.is_statement:
+            if message.name:
+                if steps is None:
+                    steps = [FORWARD] * forwarded
+                if run < message.start:
+                    pieces.append(data[run : message.start])
+                run = message.end
+                steps.append(Step(STEP_INVENT, backend.CLOSE_COMPLETE, message, b""))
+                continue
+            link.unnamed = None
+        elif tag == tags.QUERY:
+            link.unnamed = None
+            if message.replacement:
+                if run < message.start:
+                    pieces.append(data[run : message.start])
+                run = message.end
+                pieces.append(message.replacement)
+            if steps is not None:
+                steps.append(Step(STEP_FORWARD, b"", message, b""))
+            continue
+        elif tag == tags.SYNC or tag == tags.FLUSH:
+            continue
+        if steps is None:
+            forwarded += 1
+        else:
+            steps.append(FORWARD)
+    exchange.steps = steps
+    if run == 0 and not pieces:
+        return data
+    if run < len(data):
+        pieces.append(data[run:])
+    return b"".join(pieces)
+
+
+def _ends_in_call(batch: Batch) -> bool:
+    return batch.end == END_QUERY or batch.end == END_FUNCTION_CALL
+
+
+def _fail(batch: Batch, message: Message, steps: list[Step]) -> bytes:
+    """Bytes that make the server fail in the message's place, with what ends the batch."""
+    refusal = message.refusal
+    text = backend.error_response(refusal) if refusal is not None else b""
+    steps.append(Step(STEP_FAIL, text, message, b""))
+    if message.tag == tags.QUERY or message.tag == tags.FUNCTION_CALL:
+        return FAILING_QUERY
+    if batch.end == END_SYNC:
+        return FAILING_PARSE + frontend.SYNC
+    return FAILING_PARSE + frontend.FLUSH
+
+
+def _prepare(
+    link: BackendLink,
+    prepared: Prepared,
+    steps: list[Step],
+    message: Message | None,
+    used: list[bytes],
+    max_prepared: int,
+) -> bytes:
+    """Parse under a name of the proxy's, with Closes of the oldest when there are too many."""
+    pieces: list[bytes] = []
+    while link.garbage:
+        pieces.append(frontend.Close(STATEMENT, link.garbage.pop()).encode())
+        steps.append(DROP)
+    while len(link.prepared) >= max_prepared:
+        victim = b""
+        for key in link.prepared:
+            if key not in used:
+                victim = key
+                break
+        if not victim:
+            break
+        pieces.append(frontend.Close(STATEMENT, link.prepared.pop(victim)).encode())
+        steps.append(DROP)
+    name = link.new_server_name()
+    link.prepared[prepared.key] = name
+    if message is None:
+        steps.append(Step(STEP_DROP, b"", None, prepared.key))
+    else:
+        steps.append(Step(STEP_FORWARD, b"", message, prepared.key))
+    pieces.append(frontend.encode_parse(name, prepared.sql, prepared.tail))
+    return b"".join(pieces)

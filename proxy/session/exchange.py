@@ -1,0 +1,228 @@
+"""
+The units of a conversation: messages, batches, exchanges, and the replies that are owed.
+
+A *batch* is what may be judged and sent together: extended-protocol messages up to a Sync or
+Flush, or one Query or FunctionCall. An *exchange* is everything that ends in one ReadyForQuery:
+one batch as a rule, more when the client uses Flush. An exchange ends in exactly one of
+`Session.on_exchange_done` or the end of the session.
+
+A *step* is one reply that the server owes for one message of an exchange. Most exchanges need no
+steps: their replies are forwarded as they come. Steps exist where the proxy put messages in, left
+messages out, or makes a server's error into its own.
+"""
+
+from typing import Final, final
+
+from proxy.errors import Refusal
+from proxy.session.inspection import Inspection, RowSet
+from proxy.sql.statement import TextFacts
+
+# How a batch ends.
+END_SYNC: Final = 0
+END_QUERY: Final = 1
+END_FUNCTION_CALL: Final = 2
+END_FLUSH: Final = 3
+END_CUT: Final = 4  # too long to wait for its end; sent as far as it is there
+
+# What happens to a reply.
+STEP_FORWARD: Final = 0  # to the client
+STEP_DROP: Final = 1  # the client did not ask: swallow exactly this one
+STEP_INVENT: Final = 2  # the server was not asked: `data` goes to the client in its turn
+STEP_FAIL: Final = 3  # the server was made to fail: `data` goes out in place of its error
+
+
+@final
+class Prepared:
+    """
+    A statement that a client has prepared, or its unnamed statement.
+
+    text      what the client sent
+    facts     facts on `text`
+    sql       what the server gets: `text`, or what a plugin made of it at Parse
+    sql_facts facts on `sql`
+    tail      the rest of its Parse: number and OIDs of the parameter types
+    key       identifies it on a server connection: sql, tail, planning settings
+    is_named  False for the unnamed statement
+    judged_in the exchange whose Parse was judged, until its first execution there
+    is_raw    parsed while the parser here could not be trusted (rule 37): judged as raw text for good
+    answer    a plugin's answer at Parse, for the executions in the same exchange
+    """
+
+    __slots__ = (
+        "answer",
+        "facts",
+        "is_named",
+        "is_raw",
+        "judged_in",
+        "key",
+        "sql",
+        "sql_facts",
+        "tail",
+        "text",
+    )
+
+    def __init__(
+        self, text: bytes, facts: TextFacts, tail: bytes, planning: bytes, is_named: bool
+    ) -> None:
+        self.text = text
+        self.facts = facts
+        self.sql = text
+        self.sql_facts = facts
+        self.tail = tail
+        self.is_named = is_named
+        self.is_raw = False
+        self.judged_in: Exchange | None = None
+        self.answer: RowSet | None = None
+        self.key = text + b"\x00" + tail + planning if is_named else b""
+
+    def rewritten(self, sql: bytes, facts: TextFacts, planning: bytes) -> None:
+        """Take another text for the server; this is a mutating operation."""
+        self.sql = sql
+        self.sql_facts = facts
+        if self.is_named:
+            self.key = sql + b"\x00" + self.tail + planning
+
+
+@final
+class Message:
+    """
+    One frontend message of a batch: `data[start:end]` of its batch.
+
+    name         statement or portal name it defines, uses or closes
+    is_statement Describe and Close: of a statement, not a portal
+    prepared     the statement it defines or uses
+    previous     Parse and Close: what `name` meant before, to be restored if it never ran
+    inspection   of the statement it brings (Query with one statement, Parse) or executes (Bind)
+    refusal      an error that the proxy answers in its place
+    answer       bytes that the proxy answers in its place
+    replacement  frame to send instead, b"" for the original one
+    """
+
+    __slots__ = (
+        "answer",
+        "end",
+        "inspection",
+        "is_statement",
+        "name",
+        "prepared",
+        "previous",
+        "refusal",
+        "replacement",
+        "start",
+        "tag",
+    )
+
+    def __init__(self, tag: int, start: int, end: int) -> None:
+        self.tag = tag
+        self.start = start
+        self.end = end
+        self.name = b""
+        self.is_statement = False
+        self.prepared: Prepared | None = None
+        self.previous: Prepared | None = None
+        self.inspection: Inspection | None = None
+        self.refusal: Refusal | None = None
+        self.answer: bytes | None = None
+        self.replacement = b""
+
+
+@final
+class Batch:
+    """Messages that are judged and sent together; `facts` is the text's of a Query."""
+
+    __slots__ = ("data", "end", "facts", "messages")
+
+    def __init__(self, data: bytes, messages: list[Message], end: int) -> None:
+        self.data = data
+        self.messages = messages
+        self.end = end
+        self.facts: TextFacts | None = None
+
+
+@final
+class Step:
+    """One owed reply; see STEP_*. Undo: what to take back if the server never got to it."""
+
+    __slots__ = ("data", "kind", "message", "server_key")
+
+    def __init__(self, kind: int, data: bytes, message: Message | None, server_key: bytes) -> None:
+        self.kind = kind
+        self.data = data
+        self.message = message
+        self.server_key = server_key
+
+
+FORWARD: Final = Step(STEP_FORWARD, b"", None, b"")
+DROP: Final = Step(STEP_DROP, b"", None, b"")
+
+
+@final
+class Exchange:
+    """
+    Everything up to one ReadyForQuery.
+
+    started_us     when its first batch was complete
+    is_open        the client owes it a Sync
+    is_failed      an error was sent; what follows up to the Sync is skipped
+    sent           something of it went to a server
+    forwarded      bytes that went to the client for it
+    rows, sqlstate, error   of its last statement
+    statements     all inspections, in order; `running` those with an execution, in order of it
+    steps, at      owed replies and the one that comes next; None: all are forwarded
+    is_read        its route allowed a standby; it may be tried again elsewhere
+    """
+
+    __slots__ = (
+        "at",
+        "batches",
+        "capture",
+        "captured_bytes",
+        "completions",
+        "copy_in",
+        "error",
+        "forwarded",
+        "has_unnamed_parse",
+        "in_transaction",
+        "is_failed",
+        "is_open",
+        "is_read",
+        "is_retrying",
+        "leaves_state",
+        "may_unpin",
+        "node",
+        "retries",
+        "running",
+        "saw_parse_complete",
+        "sent",
+        "sqlstate",
+        "started_us",
+        "statements",
+        "steps",
+    )
+
+    def __init__(self, started_us: int) -> None:
+        self.started_us = started_us
+        self.batches: list[Batch] = []
+        self.is_open = False
+        self.is_failed = False
+        self.sent = False
+        self.forwarded = 0
+        self.sqlstate = ""
+        self.error = ""
+        self.statements: list[Inspection] = []
+        self.running: list[Inspection] = []
+        self.completions = 0
+        self.steps: list[Step] | None = None
+        self.at = 0
+        self.is_read = False
+        self.leaves_state = False
+        self.in_transaction = False
+        self.copy_in = False
+        self.has_unnamed_parse = False
+        self.saw_parse_complete = False
+        self.node = ""
+        self.retries = 0
+        self.is_retrying = False
+        self.may_unpin = False
+        self.capture: list[bytes] | None = None
+        self.captured_bytes = 0

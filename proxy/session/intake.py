@@ -1,0 +1,400 @@
+"""
+The frontend's side of a session: received bytes to batches, and the client's own names.
+
+Cuts the stream into messages, keeps the statements that the client has prepared under its own
+names, and collects messages until a batch is complete. It decides nothing: no hooks, no
+server, no replies. Raises only ProtocolViolation.
+"""
+
+from typing import Final, final
+
+from proxy.errors import ProtocolViolation, Refusal
+from proxy.protocol import tags
+from proxy.session.exchange import (
+    END_CUT,
+    END_FLUSH,
+    END_FUNCTION_CALL,
+    END_QUERY,
+    END_SYNC,
+    Batch,
+    Message,
+    Prepared,
+)
+from proxy.session.ports import Classifier
+from proxy.sql.statement import TextFacts
+
+CUT_BYTES: Final = 64 * 1024
+"""A pipeline without Sync or Flush that grows longer than this is sent on in parts, so that its
+memory stays bounded; the server's answers are the same."""
+
+HEADER_BYTES: Final = 5
+
+
+def invalid_format() -> Refusal:
+    """What PostgreSQL answers to a message whose fields do not fit its length."""
+    return Refusal("08P01", "invalid message format")
+
+
+def unknown_statement(name: bytes) -> Refusal:
+    """What PostgreSQL answers to a statement name that it does not know."""
+    if not name:
+        return Refusal("26000", "unnamed prepared statement does not exist")
+    shown = name.decode("utf-8", "replace")
+    return Refusal("26000", f'prepared statement "{shown}" does not exist')
+
+
+@final
+class Intake:
+    """Bytes of one client in, batches out."""
+
+    __slots__ = (
+        "_base",
+        "_buffer",
+        "_chunks",
+        "_classifier",
+        "_have",
+        "_max_message_bytes",
+        "_messages",
+        "_needed",
+        "_passing",
+        "_pos",
+        "copy_end",
+        "hold_copy",
+        "is_terminated",
+        "is_unsafe",
+        "planning",
+        "statements",
+        "unnamed",
+    )
+
+    def __init__(self, classifier: Classifier, max_message_bytes: int) -> None:
+        self._classifier = classifier
+        self._max_message_bytes = max_message_bytes
+        self._buffer = b""
+        self._base = 0  # start of the batch that is being collected
+        self._pos = 0  # start of the first message not yet looked at
+        self._messages: list[Message] = []
+        self._chunks: list[bytes] = []
+        self._have = 0
+        self._needed = 0
+        self._passing = 0  # bytes of a CopyData that is passed on in pieces
+        self.copy_end = 0
+        self.hold_copy = False  # replies are owed that may turn out to be a CopyInResponse
+        self.is_terminated = False
+        self.is_unsafe = False
+        self.planning = b""
+        self.statements: dict[bytes, Prepared] = {}
+        self.unnamed: Prepared | None = None
+
+    def feed(self, data: bytes) -> None:
+        """Add received bytes."""
+        if self._needed > 0:
+            # A long message is joined once, when all of it is there: no quadratic copying.
+            self._chunks.append(data)
+            self._have += len(data)
+            if self._have < self._needed:
+                return
+            self._buffer = b"".join(self._chunks)
+            self._chunks = []
+            self._have = 0
+            self._needed = 0
+            return
+        base = self._base
+        if base >= len(self._buffer):
+            self._buffer = data
+        else:
+            self._buffer = self._buffer[base:] + data
+        self._pos -= base
+        self._base = 0
+
+    def pending_bytes(self) -> int:
+        """Bytes that were received and not yet given out."""
+        return len(self._buffer) - self._base + self._have
+
+    def _next(self) -> int:
+        """End of the message at `_pos`, or -1 while it is incomplete."""
+        buffer = self._buffer
+        pos = self._pos
+        if len(buffer) - pos < HEADER_BYTES or self._needed > 0:
+            return -1
+        length = (
+            (buffer[pos + 1] << 24)
+            | (buffer[pos + 2] << 16)
+            | (buffer[pos + 3] << 8)
+            | buffer[pos + 4]
+        )
+        if length < 4 or length > self._max_message_bytes:
+            raise ProtocolViolation("invalid message length")
+        end = pos + 1 + length
+        if end > len(buffer):
+            if end - self._base > CUT_BYTES:
+                rest = buffer[self._base :]
+                self._chunks = [rest]
+                self._have = len(rest)
+                self._needed = end - self._base
+                self._pos -= self._base
+                self._base = 0
+                self._buffer = b""
+                # _pos stays relative to the batch; feed() brings the whole buffer back.
+            return -1
+        return end
+
+    def next_batch(self) -> Batch | None:
+        """The next batch that is complete, or None. Terminate sets `is_terminated`."""
+        while True:
+            end = self._next()
+            if end < 0:
+                if self._messages and self._pos - self._base > CUT_BYTES and self._needed == 0:
+                    return self._take(END_CUT)
+                return None
+            start = self._pos
+            tag = self._buffer[start]
+            self._pos = end
+            if tag == tags.QUERY:
+                message = Message(tag, start - self._base, end - self._base)
+                self._messages.append(message)
+                return self._query(message, start, end)
+            if tag == tags.BIND:
+                self._bind(self._message(tag, start, end), start + HEADER_BYTES, end)
+            elif tag == tags.PARSE:
+                self._parse(self._message(tag, start, end), start + HEADER_BYTES, end)
+            elif tag == tags.EXECUTE:
+                self._message(tag, start, end)
+            elif tag == tags.DESCRIBE or tag == tags.CLOSE:
+                self._describe(self._message(tag, start, end), start + HEADER_BYTES, end)
+            elif tag == tags.SYNC:
+                self._message(tag, start, end)
+                return self._take(END_SYNC)
+            elif tag == tags.FLUSH:
+                self._message(tag, start, end)
+                return self._take(END_FLUSH)
+            elif tag == tags.FUNCTION_CALL:
+                self._message(tag, start, end)
+                return self._take(END_FUNCTION_CALL)
+            elif tag == tags.TERMINATE:
+                self.is_terminated = True
+                return None
+            elif tag == tags.COPY_DATA or tag == tags.COPY_DONE or tag == tags.COPY_FAIL:
+                # protocol-flow, COPY: outside of COPY these are ignored, for a COPY may have failed
+                # while the frontend was still sending (rule 24).
+                if self.hold_copy and not self._messages:
+                    self._pos = start
+                    return None
+                if not self._messages:
+                    self._base = end
+                else:
+                    self._buffer = self._buffer[:start] + self._buffer[end:]
+                    self._pos = start
+            else:
+                raise ProtocolViolation(f"invalid frontend message type {tag}")
+
+    def skip_to_sync(self) -> bool:
+        """After an error: drop messages up to and with the Sync; True when that was there."""
+        self._messages = []
+        while True:
+            end = self._next()
+            if end < 0:
+                return False
+            tag = self._buffer[self._pos]
+            self._pos = end
+            self._base = end
+            if tag == tags.SYNC:
+                return True
+            if tag == tags.TERMINATE:
+                self.is_terminated = True
+                return False
+
+    def copy_run(self) -> bytes:
+        """
+        During COPY IN: what can be passed to the server now, parts of a CopyData included.
+
+        `copy_end` is then the type of the message that ended the run and is part of it: CopyDone,
+        CopyFail, Sync, or one that the server will not like; 0 when the COPY goes on.
+        """
+        self.copy_end = 0
+        if self._needed > 0:
+            self._buffer = b"".join(self._chunks)
+            self._chunks = []
+            self._have = 0
+            self._needed = 0
+        buffer = self._buffer
+        start = self._base
+        pos = start
+        size = len(buffer)
+        if self._passing > 0:
+            if self._passing > size - pos:
+                self._passing -= size - pos
+                self._base = size
+                self._pos = size
+                return buffer[start:]
+            pos += self._passing
+            self._passing = 0
+        while size - pos >= HEADER_BYTES:
+            tag = buffer[pos]
+            length = (
+                (buffer[pos + 1] << 24)
+                | (buffer[pos + 2] << 16)
+                | (buffer[pos + 3] << 8)
+                | buffer[pos + 4]
+            )
+            if length < 4 or length > self._max_message_bytes:
+                raise ProtocolViolation("invalid message length")
+            end = pos + 1 + length
+            if tag == tags.COPY_DATA:
+                if end > size:
+                    self._passing = end - size
+                    pos = size
+                    break
+                pos = end
+                continue
+            if end > size:
+                break
+            if tag == tags.TERMINATE:
+                self.is_terminated = True
+                break
+            pos = end
+            if tag != tags.FLUSH:
+                self.copy_end = tag
+                break
+        self._base = pos
+        self._pos = pos
+        return buffer[start:pos]
+
+    def abandon_copy(self) -> None:
+        """The COPY failed: what is left of a CopyData in pieces goes nowhere."""
+        if self._passing > 0:
+            # Pretend that the rest is a message of its own that is then dropped.
+            rest = self._passing
+            have = len(self._buffer) - self._base
+            take = rest if rest < have else have
+            self._base += take
+            self._pos = self._base
+            self._passing = rest - take
+
+    def drop_passing(self) -> bool:
+        """Swallow the rest of an abandoned CopyData; False while some of it is still to come."""
+        if self._passing > 0:
+            self.abandon_copy()
+        return self._passing == 0
+
+    def facts_of(self, text: bytes) -> TextFacts:
+        """Facts on a text, or `unknown` where the parser would see something else (rule 37)."""
+        if self.is_unsafe:
+            return self._classifier.unknown(text)
+        return self._classifier.facts(text)
+
+    def restore(self, message: Message) -> None:
+        """A Parse or Close never ran: its name means again what it meant before."""
+        if message.tag == tags.PARSE:
+            if message.refusal is not None:
+                return
+            if not message.name:
+                self.unnamed = message.previous
+            elif message.previous is None:
+                self.statements.pop(message.name, None)
+            else:
+                self.statements[message.name] = message.previous
+        elif message.tag == tags.CLOSE and message.is_statement and message.previous is not None:
+            if message.name:
+                self.statements[message.name] = message.previous
+            else:
+                self.unnamed = message.previous
+
+    def _message(self, tag: int, start: int, end: int) -> Message:
+        message = Message(tag, start - self._base, end - self._base)
+        self._messages.append(message)
+        return message
+
+    def _take(self, ending: int) -> Batch:
+        base = self._base
+        pos = self._pos
+        if base == 0 and pos == len(self._buffer):
+            data = self._buffer
+        else:
+            data = self._buffer[base:pos]
+        batch = Batch(data, self._messages, ending)
+        self._messages = []
+        self._base = pos
+        return batch
+
+    def _query(self, message: Message, start: int, end: int) -> Batch:
+        body = start + HEADER_BYTES
+        buffer = self._buffer
+        text = buffer[body : end - 1]
+        facts: TextFacts
+        if end - body < 1 or buffer[end - 1] != 0 or 0 in text:
+            # A text behind a NUL would be seen by nobody here (rule 35).
+            message.refusal = invalid_format()
+            facts = self._classifier.unknown(b"")
+        else:
+            facts = self.facts_of(text)
+        message.previous = self.unnamed
+        self.unnamed = None
+        batch = self._take(END_QUERY)
+        batch.facts = facts
+        return batch
+
+    def _parse(self, message: Message, body: int, end: int) -> None:
+        buffer = self._buffer
+        name_end = buffer.find(0, body, end)
+        text_end = buffer.find(0, name_end + 1, end) if name_end >= 0 else -1
+        if text_end < 0:
+            message.refusal = invalid_format()
+            return
+        tail = buffer[text_end + 1 : end]
+        if len(tail) < 2 or len(tail) != 2 + 4 * ((tail[0] << 8) | tail[1]):
+            message.refusal = invalid_format()
+            return
+        text = buffer[name_end + 1 : text_end]
+        named = name_end > body
+        prepared = Prepared(text, self.facts_of(text), tail, self.planning, named)
+        prepared.is_raw = self.is_unsafe
+        message.prepared = prepared
+        if not named:
+            message.previous = self.unnamed
+            self.unnamed = prepared
+            return
+        name = buffer[body:name_end]
+        message.name = name
+        if name in self.statements:
+            shown = name.decode("utf-8", "replace")
+            message.refusal = Refusal("42P05", f'prepared statement "{shown}" already exists')
+            return
+        self.statements[name] = prepared
+
+    def _bind(self, message: Message, body: int, end: int) -> None:
+        buffer = self._buffer
+        portal_end = buffer.find(0, body, end)
+        name_end = buffer.find(0, portal_end + 1, end) if portal_end >= 0 else -1
+        if name_end < 0:
+            message.refusal = invalid_format()
+            return
+        if name_end == portal_end + 1:
+            message.prepared = self.unnamed
+        else:
+            message.name = buffer[portal_end + 1 : name_end]
+            message.prepared = self.statements.get(message.name)
+        if message.prepared is None:
+            message.refusal = unknown_statement(message.name)
+
+    def _describe(self, message: Message, body: int, end: int) -> None:
+        buffer = self._buffer
+        if end - body < 2 or buffer[end - 1] != 0 or buffer.find(0, body, end) != end - 1:
+            message.refusal = invalid_format()
+            return
+        if buffer[body] != 83:  # 'S'; portals are the server's own
+            return
+        message.is_statement = True
+        name = buffer[body + 1 : end - 1]
+        message.name = name
+        prepared = self.statements.get(name) if name else self.unnamed
+        message.prepared = prepared
+        if message.tag == tags.CLOSE:
+            # Close of an unknown name is not an error (rule 9).
+            message.previous = prepared
+            if name:
+                self.statements.pop(name, None)
+            else:
+                self.unnamed = None
+        elif prepared is None:
+            message.refusal = unknown_statement(name)

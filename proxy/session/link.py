@@ -1,0 +1,486 @@
+"""
+One server connection, after its login: replies in, in the order in which they are owed.
+
+Theory of operation. `receive_from_backend` cuts the stream into messages and forwards them in
+runs: one slice for everything between two messages that someone must look at. Whose reply a
+message is follows from two queues: `_internal`, queries of the proxy's own (settings, looking
+at what a session left behind), and behind them the client's one `exchange`. An exchange with
+`steps` has replies to be dropped, invented or replaced; one without is forwarded as it comes. Only
+ReadyForQuery ends a query or an exchange, and only its status byte says what the transaction is
+(rules 1, 2 and 21).
+"""
+
+from abc import ABC, abstractmethod
+from typing import Final, final
+
+from proxy.errors import Refusal
+from proxy.protocol import backend, tags
+from proxy.session.exchange import (
+    STEP_DROP,
+    STEP_INVENT,
+    Exchange,
+    Prepared,
+)
+from proxy.session.ports import Waiter, Wire
+
+MAX_REPLY_BYTES: Final = 256 * 1024 * 1024
+"""Longest reply that must be whole before it is looked at; rows and copy data stream at any size."""
+
+SYNC_FRAME: Final = b"S\x00\x00\x00\x04"
+
+
+class InternalQuery(ABC):
+    """A query of the proxy's own on a link: told of its rows, its error and its end."""
+
+    @abstractmethod
+    def on_row(self, values: list[bytes | None]) -> None:
+        """One DataRow."""
+
+    @abstractmethod
+    def on_error(self, fields: dict[str, str]) -> None:
+        """An ErrorResponse; its fields by their letters."""
+
+    @abstractmethod
+    def on_done(self, link: "BackendLink", status: int) -> None:
+        """ReadyForQuery. Called exactly once, unless the link is lost first."""
+
+
+class LinkUser(Waiter):
+    """The session that a link serves: what the link tells it."""
+
+    @abstractmethod
+    def on_reply(self, data: bytes) -> None:
+        """Bytes for the client."""
+
+    @abstractmethod
+    def on_error_reply(self, link: "BackendLink", frame: bytes, body: bytes) -> bytes:
+        """An ErrorResponse of the exchange: what the client gets for it, b"" for nothing."""
+
+    @abstractmethod
+    def on_completion(self, tag: int, frame: bytes) -> None:
+        """CommandComplete, EmptyQueryResponse or PortalSuspended while `watches` is set."""
+
+    @abstractmethod
+    def on_parameter(self, name: bytes, value: bytes, is_internal: bool) -> bool:
+        """A ParameterStatus; True: the client does not know this value yet."""
+
+    @abstractmethod
+    def on_copy_in(self, link: "BackendLink") -> None:
+        """The server waits for CopyData."""
+
+    @abstractmethod
+    def on_copy_failed(self) -> None:
+        """The COPY that the client was sending data for has failed."""
+
+    @abstractmethod
+    def on_steps_done(self) -> None:
+        """Every reply owed so far to an exchange that is still open has come."""
+
+    @abstractmethod
+    def on_backend_full(self) -> None:
+        """The server takes the client's data too slowly."""
+
+    @abstractmethod
+    def on_backend_drained(self) -> None:
+        """The server has caught up."""
+
+    @abstractmethod
+    def on_exchange_done(self, link: "BackendLink", exchange: Exchange, status: int) -> None:
+        """The exchange's ReadyForQuery came and was passed on."""
+
+    @abstractmethod
+    def on_link_lost(self, link: "BackendLink", refusal: Refusal) -> None:
+        """The server connection has ended while this session had it."""
+
+
+@final
+class BackendLink:
+    """
+    A logged-in server connection.
+
+    node            name of the node it goes to
+    pool            whatever the pool hangs on it; not used here
+    status          transaction status of the last ReadyForQuery
+    reported        the server's ParameterStatus values
+    applied         settings that the proxy made on it for a client; applied_key names that set
+    prepared        statements on it by key, with their server names; oldest first
+    unnamed         whose unnamed statement the server has now
+    is_touched      something ran that may have left session state behind
+    user_session    the session it serves, None while idle
+    watches         completions are reported
+    """
+
+    __slots__ = (
+        "_internal",
+        "_name_counter",
+        "_passing",
+        "_tail",
+        "applied",
+        "applied_key",
+        "bytes_received",
+        "close_reason",
+        "database",
+        "exchange",
+        "garbage",
+        "idle_since_s",
+        "is_closed",
+        "is_touched",
+        "last_fatal",
+        "node",
+        "opened_at_s",
+        "pool",
+        "prepared",
+        "process_id",
+        "reported",
+        "secret_key",
+        "status",
+        "unnamed",
+        "user",
+        "user_session",
+        "watches",
+        "wire",
+    )
+
+    def __init__(
+        self,
+        wire: Wire,
+        database: str,
+        user: str,
+        node: str,
+        process_id: int,
+        secret_key: bytes,
+        parameters: dict[bytes, bytes],
+        opened_at_s: float,
+    ) -> None:
+        self.wire = wire
+        self.database = database
+        self.user = user
+        self.node = node
+        self.process_id = process_id
+        self.secret_key = secret_key
+        self.reported = parameters
+        self.opened_at_s = opened_at_s
+        self.idle_since_s = opened_at_s
+        self.pool: object | None = None
+        self.is_closed = False
+        self.close_reason = ""
+        self.status = tags.STATUS_IDLE
+        self.applied: dict[str, bytes] = {}
+        self.applied_key = b""
+        self.prepared: dict[bytes, bytes] = {}
+        self.garbage: list[bytes] = []  # server names of statements to be closed
+        self.unnamed: Prepared | None = None
+        self.is_touched = False
+        self.user_session: LinkUser | None = None
+        self.watches = False
+        self.exchange: Exchange | None = None
+        self.bytes_received = 0
+        self.last_fatal: Refusal | None = None
+        self._internal: list[InternalQuery] = []
+        self._tail = b""
+        self._passing = 0
+        self._name_counter = 0
+
+    # -- to the server
+
+    def send(self, data: bytes) -> None:
+        """Send bytes to the server."""
+        self.wire.write(data)
+
+    def run_internal(self, sql: bytes, query: InternalQuery) -> None:
+        """Send a simple Query of the proxy's own; replies that are owed before it come first."""
+        self._internal.append(query)
+        self.unnamed = None
+        length = len(sql) + 5
+        self.wire.write(b"Q" + length.to_bytes(4, "big") + sql + b"\x00")
+
+    def expect_internal(self, query: InternalQuery) -> None:
+        """A ReadyForQuery is owed to the proxy itself."""
+        self._internal.append(query)
+
+    def new_server_name(self) -> bytes:
+        """A statement name that is not in use on this connection."""
+        self._name_counter += 1
+        return b"headgate_%d" % self._name_counter
+
+    def close(self, reason: str) -> None:
+        """Say goodbye and close; idempotent. The user, if any, is not told."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self.close_reason = reason
+        self.wire.write(b"X\x00\x00\x00\x04")
+        self.wire.close()
+
+    def owes_nothing(self) -> bool:
+        """No reply is on its way (rule 1)."""
+        return self.exchange is None and not self._internal and self._passing == 0
+
+    # -- from the server
+
+    def receive_from_backend(self, data: bytes) -> None:
+        """Take received bytes: forward, drop, invent; report what the session must know."""
+        self.bytes_received += len(data)
+        if self._tail:
+            data = self._tail + data
+            self._tail = b""
+        size = len(data)
+        pos = 0
+        run = 0
+        if self._passing > 0:
+            if self._passing >= size:
+                self._passing -= size
+                self._forward(data)
+                return
+            pos = self._passing
+            self._passing = 0
+        while size - pos >= 5:
+            tag = data[pos]
+            length = (
+                (data[pos + 1] << 24) | (data[pos + 2] << 16) | (data[pos + 3] << 8) | data[pos + 4]
+            )
+            end = pos + 1 + length
+            if length < 4:
+                self._hostile("a message with an invalid length")
+                return
+            if tag == tags.DATA_ROW or tag == tags.COPY_DATA:
+                if self._internal:
+                    if end > size:
+                        if length > MAX_REPLY_BYTES:
+                            self._hostile("a row that is too long")
+                            return
+                        break
+                    if tag == tags.DATA_ROW:
+                        self._internal[0].on_row(backend.data_row_values(data[pos + 5 : end]))
+                    pos = end
+                    run = end
+                    continue
+                if end > size:
+                    self._passing = end - size
+                    pos = size
+                    break
+                pos = end
+                continue
+            if end > size:
+                if length > MAX_REPLY_BYTES:
+                    self._hostile("a message that is too long")
+                    return
+                break
+            if tag == tags.READY_FOR_QUERY:
+                if length != 5:
+                    self._hostile("a malformed ReadyForQuery")
+                    return
+                self.status = data[pos + 5]
+                if self._internal:
+                    query = self._internal.pop(0)
+                    pos = end
+                    run = end
+                    query.on_done(self, self.status)
+                    continue
+                exchange = self.exchange
+                user = self.user_session
+                if exchange is None or user is None:
+                    self._hostile("a ReadyForQuery that nobody asked for")
+                    return
+                pos = end
+                if not exchange.is_retrying:
+                    user.on_reply(data[run:pos] if run > 0 or pos < size else data)
+                run = pos
+                self.exchange = None
+                user.on_exchange_done(self, exchange, self.status)
+                if self.is_closed:
+                    return
+                continue
+            if self._inspect(tag, data, run, pos, end):
+                run = end
+            pos = end
+            if self.is_closed:
+                return
+        if run < pos:
+            self._forward(data[run:pos] if run > 0 or pos < size else data)
+        if pos < size:
+            self._tail = data[pos:]
+
+    def connection_lost(self) -> None:
+        """The socket has ended. Mutating; tells the session that used it, once."""
+        self.is_closed = True
+        user = self.user_session
+        self.user_session = None
+        self.exchange = None
+        self._internal = []
+        if user is not None:
+            refusal = self.last_fatal
+            if refusal is None:
+                refusal = Refusal(
+                    "08006",
+                    "server closed the connection unexpectedly",
+                    detail=f'The connection to node "{self.node}" ended while it was in use.',
+                    severity="FATAL",
+                )
+            user.on_link_lost(self, refusal)
+
+    def advance(self, exchange: Exchange) -> None:
+        """Send the invented replies whose turn it is."""
+        steps = exchange.steps
+        if steps is None:
+            return
+        user = self.user_session
+        while exchange.at < len(steps) and steps[exchange.at].kind == STEP_INVENT:
+            data = steps[exchange.at].data
+            exchange.at += 1
+            if user is not None:
+                user.on_reply(data)
+
+    # -- inside
+
+    def _forward(self, data: bytes) -> None:
+        if self._internal:
+            return
+        user = self.user_session
+        if user is not None:
+            user.on_reply(data)
+
+    def _hostile(self, what: str) -> None:
+        """The server broke the protocol: drop the connection, tell the client, go on."""
+        self.last_fatal = Refusal(
+            "08P01",
+            f'node "{self.node}" sent {what}',
+            severity="FATAL",
+        )
+        self.wire.abort()
+        self.connection_lost()
+
+    def _inspect(self, tag: int, data: bytes, run: int, pos: int, end: int) -> bool:
+        """Look at one message; True when it was dealt with, run before it included."""
+        if tag == tags.NOTICE_RESPONSE or tag == tags.NOTIFICATION_RESPONSE:
+            if self._internal and tag == tags.NOTICE_RESPONSE:
+                return True
+            if self._internal:
+                user = self.user_session
+                if user is not None:
+                    user.on_reply(data[pos:end])
+                return True
+            return False
+        if tag == tags.PARAMETER_STATUS:
+            if run < pos:
+                self._forward(data[run:pos])
+            self._parameter(data[pos + 5 : end], data[pos:end])
+            return True
+        if tag == tags.ERROR_RESPONSE:
+            if run < pos:
+                self._forward(data[run:pos])
+            self._error(data[pos:end], data[pos + 5 : end])
+            return True
+        if self._internal:
+            return True
+        exchange = self.exchange
+        if exchange is None:
+            # Nothing is owed: an idle server has nothing to say but the asynchronous messages.
+            self._hostile(f"an unexpected message of type {tag}")
+            return True
+        if tag == tags.COPY_IN_RESPONSE:
+            user = self.user_session
+            if user is not None:
+                user.on_reply(data[run:end])
+                exchange.copy_in = True
+                user.on_copy_in(self)
+            return True
+        if tag == tags.COPY_BOTH_RESPONSE or tag == tags.AUTHENTICATION:
+            self._hostile(f"an unexpected message of type {tag}")
+            return True
+        if tag == tags.PARSE_COMPLETE:
+            exchange.saw_parse_complete = True
+        is_command = (
+            tag == tags.COMMAND_COMPLETE
+            or tag == tags.EMPTY_QUERY_RESPONSE
+            or tag == tags.PORTAL_SUSPENDED
+        )
+        if is_command and self.watches:
+            watcher = self.user_session
+            if watcher is not None:
+                if run < pos:
+                    watcher.on_reply(data[run:pos])
+                watcher.on_completion(tag, data[pos:end])
+                if exchange.steps is None:
+                    watcher.on_reply(data[pos:end])
+                    return True
+                run = pos
+        if exchange.steps is None:
+            return False
+        if (
+            is_command
+            or tag == tags.PARSE_COMPLETE
+            or tag == tags.BIND_COMPLETE
+            or tag == tags.CLOSE_COMPLETE
+            or tag == tags.ROW_DESCRIPTION
+            or tag == tags.NO_DATA
+        ):
+            self._step(exchange, tag, data, run, pos, end)
+            return True
+        return False
+
+    def _step(
+        self, exchange: Exchange, tag: int, data: bytes, run: int, pos: int, end: int
+    ) -> None:
+        """The reply to one message of the exchange is complete: forward or drop, go on."""
+        steps = exchange.steps
+        user = self.user_session
+        if steps is None or user is None:
+            return
+        if exchange.at >= len(steps):
+            # A Query at the end of a batch has any number of them; its ReadyForQuery ends it.
+            user.on_reply(data[run:end])
+            return
+        step = steps[exchange.at]
+        if step.message is not None and step.message.tag == tags.QUERY:
+            user.on_reply(data[run:end])
+            return
+        exchange.at += 1
+        if step.kind == STEP_DROP:
+            if run < pos:
+                user.on_reply(data[run:pos])
+        else:
+            user.on_reply(data[run:end])
+        self.advance(exchange)
+        if exchange.is_open and exchange.at >= len(steps):
+            user.on_steps_done()
+
+    def _parameter(self, body: bytes, frame: bytes) -> None:
+        name, value = backend.parameter_of(body)
+        self.reported[name] = value
+        user = self.user_session
+        if user is not None and user.on_parameter(name, value, len(self._internal) > 0):
+            user.on_reply(frame)
+
+    def _error(self, frame: bytes, body: bytes) -> None:
+        fields = backend.error_fields(body)
+        severity = backend.severity_of(fields)
+        if severity == "FATAL" or severity == "PANIC":
+            # The server ends this connection next; whoever has it is told then, once.
+            self.last_fatal = Refusal(
+                backend.sqlstate_of(fields),
+                backend.message_of(fields),
+                fields.get("D", ""),
+                fields.get("H", ""),
+                "FATAL",
+            )
+            return
+        if self._internal:
+            self._internal[0].on_error(fields)
+            return
+        exchange = self.exchange
+        user = self.user_session
+        if exchange is None or user is None:
+            return
+        if exchange.copy_in:
+            exchange.copy_in = False
+            user.on_copy_failed()
+        reply = user.on_error_reply(self, frame, body)
+        if reply:
+            user.on_reply(reply)
+        if exchange.is_open:
+            user.on_steps_done()
+
+    def undo_prepared(self, server_key: bytes) -> None:
+        """A Parse that the proxy counted on never ran."""
+        self.prepared.pop(server_key, None)

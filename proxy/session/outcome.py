@@ -1,0 +1,201 @@
+"""
+How an exchange goes: errors undone, completions counted, and what the hooks are told at its end.
+"""
+
+from typing import TYPE_CHECKING
+
+from proxy.protocol import backend, tags
+from proxy.session.exchange import END_SYNC, STEP_FAIL, Batch, Exchange
+from proxy.session.inspection import VERDICT_ANSWER, VERDICT_REFUSE, Outcome
+from proxy.session.link import BackendLink
+from proxy.session.ports import Gate
+
+if TYPE_CHECKING:
+    from proxy.session.conversation import Conversation
+
+
+def on_error(
+    session: "Conversation", exchange: Exchange, link: BackendLink, frame: bytes, body: bytes
+) -> bytes:
+    """
+    Deal with the server's ErrorResponse; returns what the client gets, b"" when it is tried again.
+
+    protocol-flow, Extended Query: after an error the server skips to the Sync, so everything the
+    proxy counted on from here on did not happen (rule 2).
+    """
+    fields = backend.error_fields(body)
+    sqlstate = backend.sqlstate_of(fields)
+    message = backend.message_of(fields)
+    steps = exchange.steps
+    if may_retry_error(exchange, sqlstate, message):
+        exchange.retries += 1
+        exchange.is_retrying = True
+        forget_plans(exchange, link)
+        if sqlstate == "25006":
+            exchange.is_read = False
+        return b""
+    reply = frame
+    if steps is None:
+        if exchange.has_unnamed_parse and not exchange.saw_parse_complete:
+            session.intake.unnamed = None
+        link.unnamed = None
+    else:
+        at = exchange.at
+        is_call = False
+        if at < len(steps):
+            step = steps[at]
+            failing = step.message
+            if failing is not None:
+                is_call = failing.tag == tags.QUERY or failing.tag == tags.FUNCTION_CALL
+                if step.kind == STEP_FAIL and failing.refusal is not None:
+                    reply = step.data
+                    sqlstate = failing.refusal.sqlstate
+                    message = failing.refusal.message
+        last = len(steps) - 1
+        while last >= at:
+            step = steps[last]
+            if step.message is not None and step.kind != STEP_FAIL:
+                session.intake.restore(step.message)
+            if step.server_key:
+                link.undo_prepared(step.server_key)
+            last -= 1
+        exchange.at = len(steps)
+        link.unnamed = None
+        if exchange.batches[-1].end != END_SYNC and not is_call:
+            # A Query behind the failed message is skipped too; only a Sync ends this.
+            exchange.is_open = True
+    exchange.is_failed = True
+    exchange.sqlstate = sqlstate
+    exchange.error = message
+    if sqlstate == "25006" and not exchange.is_read:
+        session.demoted(link)
+    if exchange.running:
+        note_failure(exchange, sqlstate, message)
+    return reply
+
+
+def may_retry(exchange: Exchange) -> bool:
+    """Whether a lost exchange may be run again: nothing was seen of it, nothing can have happened."""
+    return (
+        exchange.is_read
+        and exchange.forwarded == 0
+        and exchange.retries == 0
+        and not exchange.in_transaction
+        and not exchange.is_open
+        and len(exchange.batches) == 1
+    )
+
+
+def may_retry_error(exchange: Exchange, sqlstate: str, message: str) -> bool:
+    """Whether an error is the proxy's own doing, and the exchange can be run again unseen."""
+    if (
+        exchange.forwarded > 0
+        or exchange.retries > 0
+        or exchange.in_transaction
+        or exchange.is_open
+        or len(exchange.batches) != 1
+    ):
+        return False
+    if sqlstate == "0A000":
+        # Rule 13: the plan was made before a DDL; the client's own connection would have none.
+        return "cached plan must not change result type" in message
+    # A statement taken for a read turns out to write: a standby cannot have done anything.
+    return sqlstate == "25006" and exchange.is_read
+
+
+def forget_plans(exchange: Exchange, link: BackendLink) -> None:
+    """Have the statements of an exchange prepared anew."""
+    link.unnamed = None
+    for batch in exchange.batches:
+        for message in batch.messages:
+            prepared = message.prepared
+            if prepared is not None and prepared.is_named:
+                name = link.prepared.pop(prepared.key, b"")
+                if name:
+                    link.garbage.append(name)
+
+
+def completed(exchange: Exchange, tag: int, frame: bytes, now_us: int) -> None:
+    """One statement has run to its end: its outcome."""
+    if exchange.completions >= len(exchange.running):
+        return
+    inspection = exchange.running[exchange.completions]
+    if tag != tags.PORTAL_SUSPENDED:
+        exchange.completions += 1
+    outcome = inspection.outcome
+    if outcome is None:
+        outcome = Outcome()
+        inspection.outcome = outcome
+    outcome.target_node = exchange.node
+    outcome.elapsed_us = now_us - exchange.started_us
+    outcome.response_bytes = exchange.forwarded
+    if tag == tags.COMMAND_COMPLETE:
+        outcome.rows = backend.rows_of_tag(frame[5:-1])
+
+
+def note_failure(exchange: Exchange, sqlstate: str, error: str) -> None:
+    """The statement that runs now has failed."""
+    if exchange.completions < len(exchange.running):
+        inspection = exchange.running[exchange.completions]
+        outcome = Outcome()
+        outcome.success = False
+        outcome.sqlstate = sqlstate
+        outcome.error = error
+        outcome.target_node = exchange.node
+        inspection.outcome = outcome
+
+
+def answered(exchange: Exchange, batch: Batch) -> None:
+    """Outcomes of statements that the proxy answered or refused itself."""
+    for inspection in exchange.statements:
+        if inspection.outcome is not None:
+            continue
+        outcome = Outcome()
+        if inspection.verdict == VERDICT_ANSWER and inspection.answer is not None:
+            outcome.rows = len(inspection.answer.rows)
+            inspection.outcome = outcome
+    for message in batch.messages:
+        if message.refusal is not None:
+            exchange.sqlstate = message.refusal.sqlstate
+            exchange.error = message.refusal.message
+            break
+
+
+def capture(exchange: Exchange, data: bytes, limit: int) -> None:
+    """Keep a result for the cache, as long as it fits."""
+    if exchange.capture is None:
+        return
+    exchange.captured_bytes += len(data)
+    if exchange.captured_bytes > limit:
+        exchange.capture = None
+    else:
+        exchange.capture.append(data)
+
+
+def finish(exchange: Exchange, gate: Gate, sqlstate: str, error: str, now_us: int) -> None:
+    """The exchange is over: give every statement its outcome and tell the gate, once each."""
+    result: bytes | None = None
+    if exchange.capture is not None and not exchange.is_failed:
+        result = b"".join(exchange.capture)
+    single = len(exchange.statements) == 1
+    for inspection in exchange.statements:
+        outcome = inspection.outcome
+        if outcome is None:
+            outcome = Outcome()
+            if inspection.verdict == VERDICT_REFUSE and inspection.refusal is not None:
+                outcome.success = False
+                outcome.sqlstate = inspection.refusal.sqlstate
+                outcome.error = inspection.refusal.message
+            elif sqlstate:
+                outcome.success = False
+                outcome.sqlstate = sqlstate
+                outcome.error = error
+            outcome.target_node = exchange.node
+            inspection.outcome = outcome
+        if single:
+            outcome.response_bytes = exchange.forwarded
+        if outcome.elapsed_us == 0:
+            outcome.elapsed_us = now_us - exchange.started_us
+        gate.finished(inspection, result)
+        result = None
+    exchange.statements = []

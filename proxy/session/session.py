@@ -1,0 +1,238 @@
+"""
+Session: one client's conversation, from the end of its login to its end.
+
+What faces the client: the greeting, reading its bytes as far as they can be worked on, COPY IN,
+cancel, time-outs, and leaving nothing behind. What happens to a batch in between is
+`session.conversation`.
+"""
+
+from typing import final
+
+from proxy.errors import ProtocolViolation, Refusal
+from proxy.protocol import backend, frontend, tags
+from proxy.routing.route import READ
+from proxy.session.conversation import (
+    BUSY,
+    CLOSED,
+    IDLE,
+    READ_AHEAD_BYTES,
+    WAITING,
+    Conversation,
+)
+from proxy.session.ending import Cleanup
+from proxy.session.exchange import Exchange
+from proxy.session.link import BackendLink
+from proxy.session.tuning import POOL_SESSION
+
+
+@final
+class Session(Conversation):
+    """One client; see the module. All methods are called from the event loop."""
+
+    __slots__ = ()
+
+    # -- start and end
+
+    def start(self) -> None:
+        """Greet the client: what a server reports at the start, its key, ReadyForQuery."""
+        welcome = self._welcomes.get(self.client.database, self.client.user, self.state.key)
+        if welcome is not None:
+            self.welcome(welcome)
+            return
+        link = self._broker.acquire(self, self.client.database, self.client.user, READ)
+        if link is not None:
+            self.on_backend(link)
+
+    def welcome(self, reported: dict[bytes, bytes]) -> None:
+        """Greet the client with what a server reports."""
+        pieces: list[bytes] = []
+        for name in reported:
+            value = reported[name]
+            self.state.known[name] = value
+            self._note_parameter(name, value)
+            pieces.append(backend.parameter_status(name, value))
+        pieces.append(backend.backend_key_data(self.process_id, self.secret_key))
+        pieces.append(backend.ready_for_query(tags.STATUS_IDLE))
+        self._reply(b"".join(pieces))
+        self.phase = IDLE
+        self.pump()
+
+    def fatal(self, refusal: Refusal) -> None:
+        """Tell the client why, and end the session."""
+        if self.phase == CLOSED:
+            return
+        refusal.severity = "FATAL"
+        self._counters.refused(refusal.sqlstate)
+        self.wire.write(backend.error_response(refusal))
+        self.wire.close()
+        self.on_frontend_lost()
+
+    def on_frontend_lost(self) -> None:
+        """The client has gone, or is being sent away: leave nothing of it behind (rule 25)."""
+        if self.phase == CLOSED:
+            return
+        phase = self.phase
+        self.phase = CLOSED
+        self._broker.withdraw(self)
+        link = self.link
+        self.link = None
+        exchange = self.exchange
+        self.exchange = None
+        if exchange is not None:
+            self._finish_outcomes(exchange, "57P01", "client disconnected")
+        if link is None:
+            return
+        link.user_session = None
+        link.watches = False
+        if link.is_closed:
+            return
+        if phase == BUSY or not link.owes_nothing():
+            self._counters.count("client_left_in_exchange")
+            self._broker.cancel(link)
+            self._broker.discard(link, "client left in the middle of an exchange")
+            return
+        is_dirty = link.is_touched or bool(self.state.pins) or self._tuning.mode == POOL_SESSION
+        Cleanup(self._broker, is_dirty).run(link)
+
+    def drain(self) -> None:
+        """Shut down: an idle client is told now, another one after its transaction."""
+        self.is_draining = True
+        if self.phase == IDLE and self.status == tags.STATUS_IDLE:
+            self.fatal(Refusal("57P01", "terminating connection due to administrator command"))
+
+    # -- from the client
+
+    def receive_from_frontend(self, data: bytes) -> None:
+        """Take received bytes and do all that can be done with them now."""
+        if self.phase == CLOSED:
+            return
+        self._counters.bytes_from_clients += len(data)
+        self.intake.feed(data)
+        if self.phase == IDLE or self.phase == BUSY:
+            self.pump()
+        elif self.intake.pending_bytes() > READ_AHEAD_BYTES:
+            self._hold()
+
+    def _hold(self) -> None:
+        if not self._is_full:
+            self._is_full = True
+            self.wire.pause_reading()
+
+    def pump(self) -> None:
+        """Work on what was received until something must be waited for."""
+        if self._is_pumping:
+            return
+        self._is_pumping = True
+        try:
+            self._work()
+        except ProtocolViolation as violation:
+            self._counters.count("protocol_violation")
+            self.fatal(Refusal(violation.sqlstate, violation.message))
+        self._is_pumping = False
+        if self.phase == CLOSED:
+            return
+        if self.intake.is_terminated:
+            self.wire.close()
+            self.on_frontend_lost()
+            return
+        if self._is_full:
+            if self.intake.pending_bytes() < READ_AHEAD_BYTES // 2:
+                self._is_full = False
+                self.wire.resume_reading()
+        elif self.phase != IDLE and self.intake.pending_bytes() > READ_AHEAD_BYTES:
+            exchange = self.exchange
+            if self.phase != BUSY or exchange is None or not exchange.is_open:
+                self._hold()
+
+    def _work(self) -> None:
+        while True:
+            intake = self.intake
+            if self.phase == IDLE:
+                if not intake.drop_passing():
+                    return
+                if self.skips_to_sync:
+                    if not intake.skip_to_sync():
+                        return
+                    self.skips_to_sync = False
+                    self._reply(backend.ready_for_query(self.status))
+                    continue
+                exchange = self.exchange
+                intake.hold_copy = False
+                batch = intake.next_batch()
+                if batch is None:
+                    return
+                if exchange is None:
+                    exchange = Exchange(self._clock.now_us())
+                    exchange.in_transaction = self.status != tags.STATUS_IDLE
+                    self.exchange = exchange
+                    self.queries += 1
+                self._admit(exchange, batch)
+            elif self.phase == BUSY:
+                exchange = self.exchange
+                link = self.link
+                if exchange is None or link is None:
+                    return
+                if exchange.copy_in:
+                    if not self._copy(exchange, link):
+                        return
+                    continue
+                if not exchange.is_open or not intake.drop_passing():
+                    return
+                if exchange.is_failed:
+                    if not intake.skip_to_sync():
+                        return
+                    exchange.is_open = False
+                    link.send(frontend.SYNC)
+                    return
+                steps = exchange.steps
+                intake.hold_copy = steps is not None and exchange.at < len(steps)
+                batch = intake.next_batch()
+                if batch is None:
+                    return
+                self._admit(exchange, batch)
+            else:
+                return
+
+    def _copy(self, exchange: Exchange, link: BackendLink) -> bool:
+        """Pass on what the client sends for a COPY IN; False when there is no more for now."""
+        data = self.intake.copy_run()
+        if data:
+            link.send(data)
+        ended = self.intake.copy_end
+        if ended == 0:
+            return False
+        if ended != tags.SYNC:
+            # CopyDone or CopyFail; or a message that fails the COPY at the server.
+            exchange.copy_in = False
+        return True
+
+    # -- out of band
+
+    def cancel(self) -> None:
+        """A CancelRequest with this client's key (rule 34)."""
+        self._counters.cancels += 1
+        if self.phase == WAITING:
+            self._broker.withdraw(self)
+            self._refuse(Refusal("57014", "canceling statement due to user request"))
+            self.pump()
+        elif self.phase == BUSY and self.link is not None:
+            self._broker.cancel(self.link)
+
+    def on_frontend_full(self) -> None:
+        """The client takes its rows too slowly: stop reading the server (rule 7)."""
+        if self.link is not None:
+            self.link.wire.pause_reading()
+
+    def on_frontend_drained(self) -> None:
+        """The client has caught up."""
+        if self.link is not None:
+            self.link.wire.resume_reading()
+
+    def on_backend_full(self) -> None:
+        """The server takes the client's data too slowly: stop reading the client."""
+        self.wire.pause_reading()
+
+    def on_backend_drained(self) -> None:
+        """The server has caught up."""
+        if not self._is_full:
+            self.wire.resume_reading()

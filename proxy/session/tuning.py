@@ -1,0 +1,70 @@
+"""
+What a session is told at its start: limits and modes, and what servers report at a login.
+"""
+
+from typing import Final, final
+
+POOL_SESSION: Final = 0
+POOL_TRANSACTION: Final = 1
+POOL_STATEMENT: Final = 2
+
+
+@final
+class SessionTuning:
+    """
+    Limits of one session, from `[pool]` and `[listen]`; a reload makes a new one for new sessions.
+
+    mode                     POOL_*
+    max_message_bytes        longest message of a client
+    max_prepared_statements  statements kept on one server connection
+    max_capture_bytes        longest result that is offered to the result cache
+    """
+
+    __slots__ = (
+        "max_capture_bytes",
+        "max_message_bytes",
+        "max_prepared_statements",
+        "mode",
+    )
+
+    def __init__(
+        self,
+        mode: int,
+        max_message_bytes: int,
+        max_prepared_statements: int,
+        max_capture_bytes: int,
+    ) -> None:
+        self.mode = mode
+        self.max_message_bytes = max_message_bytes
+        self.max_prepared_statements = max_prepared_statements
+        self.max_capture_bytes = max_capture_bytes
+
+
+@final
+class Welcomes:
+    """
+    What servers reported at a login, by database, user and startup settings.
+
+    Lets a client be greeted without a server connection. Emptied when a node's state changes,
+    bounded by `limit`: on overflow it starts anew.
+    """
+
+    __slots__ = ("_known", "_limit")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._known: dict[tuple[str, str, bytes], dict[bytes, bytes]] = {}
+
+    def get(self, database: str, user: str, key: bytes) -> dict[bytes, bytes] | None:
+        """The reported parameters, or None where no such login was seen yet."""
+        return self._known.get((database, user, key))
+
+    def put(self, database: str, user: str, key: bytes, reported: dict[bytes, bytes]) -> None:
+        """Keep what a server reported."""
+        if len(self._known) >= self._limit:
+            self._known = {}
+        self._known[(database, user, key)] = reported
+
+    def clear(self) -> None:
+        """Forget everything: servers may report something else now."""
+        self._known = {}
