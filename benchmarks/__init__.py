@@ -1,0 +1,1 @@
+"""Measure Headgate beside PgBouncer and a direct connection: `python -m benchmarks.run`."""
