@@ -15,6 +15,7 @@ MIB: Final = 1024 * KIB
 GIB: Final = 1024 * MIB
 MINUTE: Final = 60.0
 HOUR: Final = 3600.0
+MAX_COUNT: Final = 1_000_000
 
 
 class Secret(str):
@@ -39,7 +40,7 @@ SecretStr = Annotated[Secret, Meta(extra={"kind": "secret"})]
 
 Port = Annotated[int, Meta(ge=1, le=65535)]
 OptionalPort = Annotated[int, Meta(ge=0, le=65535)]
-Count = Annotated[int, Meta(ge=0, le=1_000_000)]
-PositiveCount = Annotated[int, Meta(ge=1, le=1_000_000)]
+Count = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+PositiveCount = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
 
 NO_SECRET: Final = Secret("")

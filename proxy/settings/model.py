@@ -90,7 +90,8 @@ class Listen(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`[listen]`: where clients connect."""
 
     host: tuple[str, ...] = ("127.0.0.1",)
-    """Address to listen on, or a list of them; "*" is all; [] is none. Reload: no."""
+    """Address to listen on, or a list of them; "0.0.0.0" and "::" are all, [] is none.
+    Reload: no."""
     port: Port = 6432
     """TCP port, also the number in the Unix socket's name. Reload: no."""
     unix_socket_dir: OptionalPath = None
@@ -150,8 +151,8 @@ class Auth(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Failed logins from one address before more are refused unasked; 0 is no limit.
     Reload: yes."""
     allow_cleartext_without_tls: bool = False
-    """Ask for clear passwords (method password, auth.credentials) on connections without TLS.
-    Reload: yes."""
+    """Let plugins that are granted auth.credentials have clear passwords asked for on connections
+    without TLS. Reload: yes."""
     allow_remote_trust: bool = False
     """Allow method trust while listen.host is not loopback. Reload: yes."""
     login_timeout: PositiveSeconds = MINUTE
@@ -172,7 +173,8 @@ class Pool(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     reserve_timeout: Seconds = 5.0
     """Wait after which the reserve is used; "0" never uses it. Reload: yes."""
     max_client_connections: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
-    """Clients in all, of one worker process; the next one gets 53300. Reload: yes."""
+    """Clients in all; the next one gets 53300. Worker processes share this and all other limits
+    evenly. Reload: yes."""
     max_db_connections: Count = 0
     """Server connections per database in all; 0 is no limit. Reload: yes."""
     max_user_connections: Count = 0
@@ -226,10 +228,11 @@ class Monitor(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """`[monitor]`: how the health monitor logs in to the nodes; it reads, and needs no rights."""
 
     user: str = ""
-    """User; "" is the first [[database]] with a user, else no login: a node is then only known to
-    be reachable, and role "auto" stays unknown. Reload: yes."""
+    """User; "" is, whichever is there first: the first [[database]] with a user, auth.query_user, a
+    user with a clear password in auth.users_file (the console's users first), a login of a client
+    that worked, "postgres" without a password. Reload: yes."""
     password: SecretStr = NO_SECRET
-    """Its password. Reload: yes."""
+    """Its password; "" takes it from auth.users_file. Reload: yes."""
     database: str = "postgres"
     """Database to connect to. Reload: yes."""
 

@@ -10,6 +10,7 @@ from msgspec import Meta, Struct, field
 
 from proxy.settings.kinds import (
     KIB,
+    MAX_COUNT,
     MIB,
     NO_SECRET,
     Bytes,
@@ -62,24 +63,24 @@ class PluginLimits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """
 
     memory: Memory = 64 * MIB
-    """Linear memory of one instance. Hard cap 256MiB. Reload: yes."""
+    """Linear memory of one instance. Reload: yes."""
     fuel: Fuel = 10_000_000
-    """Fuel of one call of a statement hook. Hard cap 1000000000. Reload: yes."""
+    """Fuel of one call of a statement hook. Reload: yes."""
     auth_fuel: Fuel = 50_000_000
     """Fuel of one call of authenticate or custom_hook. Reload: yes."""
     init_fuel: Fuel = 500_000_000
     """Fuel of plugin_init. Reload: yes."""
     timeout_ms: Milliseconds = 50
-    """Wall time of one call of a statement hook, in milliseconds. Hard cap 10000. Reload: yes."""
+    """Wall time of one call of a statement hook, in milliseconds. Reload: yes."""
     auth_timeout_ms: Milliseconds = 500
     """Wall time of one call of authenticate or custom_hook, in milliseconds. Reload: yes."""
     statement_ms: Milliseconds = 20
     """Time of all plugins together on one statement, in milliseconds. Reload: yes."""
     input: Transfer = 64 * KIB
     """Longest input of a call; a longer SQL text is cut for observers and refused for a plugin that
-    may block. Hard cap 1MiB. Reload: yes."""
+    may block. Reload: yes."""
     output: Transfer = 64 * KIB
-    """Longest answer of a call. Hard cap 1MiB. Reload: yes."""
+    """Longest answer of a call. Reload: yes."""
     log_line: Bytes = 2 * KIB
     """Longest log line of a plugin; the rest is cut. Reload: yes."""
     log_lines_per_second: PositiveCount = 200
@@ -87,16 +88,16 @@ class PluginLimits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     plugins: Annotated[int, Meta(ge=0, le=1024)] = 32
     """Number of plugins loaded at once. Reload: yes."""
     module: ModuleSize = 8 * MIB
-    """Size of a module's file. Hard cap 64MiB. Reload: yes."""
+    """Size of a module's file. Reload: yes."""
     component: ModuleSize = 24 * MIB
-    """Size of a component's file. Hard cap 64MiB. Reload: yes."""
+    """Size of a component's file. Reload: yes."""
 
 
 class PluginOverrideLimits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """
     `[plugins.settings.NAME.limits]`: ceilings for this plugin, in place of `[plugins.limits]`.
 
-    What is not written is None: the ceiling of `[plugins.limits]` stands.
+    What is not written stays None, and the ceiling of `[plugins.limits]` stands.
     """
 
     memory: Memory | None = None
@@ -121,12 +122,12 @@ class PluginOverride(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """
     `[plugins.settings.NAME]`: the operator's word on one plugin, by its manifest's name.
 
-    What is not written is None: the manifest's word stands.
+    What is not written stays None, and the manifest's word stands.
     """
 
     enabled: bool = True
     """False: the plugin is known and not loaded. Reload: yes."""
-    priority: Annotated[int, Meta(ge=-1_000_000, le=1_000_000)] | None = None
+    priority: Annotated[int, Meta(ge=-MAX_COUNT, le=MAX_COUNT)] | None = None
     """Place in a chain, lower first, in place of the manifest's. Reload: yes."""
     on_error: Literal["closed", "open"] | None = None
     """What a failed call means, in place of the manifest's. Reload: yes."""
