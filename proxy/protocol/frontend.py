@@ -1,28 +1,106 @@
 """
-Messages that a frontend sends, as PostgreSQL's documentation names them (Message Formats, (F)).
+Messages that a frontend sends: decode, encode.
 
-`decode` takes the body behind the length and raises only ProtocolViolation; `encode` gives the
-whole frame. The free functions at the end work on frames without making objects: the hot path.
+A class for each, with the names of the documentation ("Message Formats"), for those who look
+inside; and free functions on whole frames for the statement path, where no object is made.
+`decode` takes a message's body (what stands behind its length) and raises only ProtocolViolation,
+in PostgreSQL's words. What a String of these classes holds has no NUL: `decode` cannot give one,
+and whoever encodes must not.
 """
 
 from typing import Final, final
 
 from proxy.errors import ProtocolViolation
 from proxy.protocol import tags
-from proxy.protocol.fields import FieldReader, encode_value, frame, int16, int32
+from proxy.protocol.body import (
+    BodyReader,
+    counted_value,
+    counted_values,
+    frame,
+    int16,
+    int32,
+    oid_list,
+    uint16_list,
+)
+
+STATEMENT: Final = 83  # S
+PORTAL: Final = 80  # P
 
 SYNC: Final = b"S\x00\x00\x00\x04"
 FLUSH: Final = b"H\x00\x00\x00\x04"
 TERMINATE: Final = b"X\x00\x00\x00\x04"
 COPY_DONE: Final = b"c\x00\x00\x00\x04"
 
-STATEMENT: Final = 83  # "S" of Describe and Close
-PORTAL: Final = 80  # "P"
+_HEADER_BYTES: Final = 5
+
+
+# -- on bytes, for the statement path
+
+
+def cstring_end(buffer: bytes, pos: int, end: int) -> int:
+    """Index of the NUL that ends the String at `pos`; -1 when there is none before `end`."""
+    return buffer.find(b"\x00", pos, end)
+
+
+def encode_query(sql: bytes) -> bytes:
+    """Query."""
+    return b"Q" + int32(len(sql) + 5) + sql + b"\x00"
+
+
+def encode_parse(statement: bytes, sql: bytes, rest: bytes) -> bytes:
+    """Parse; `rest` is what stands behind the text: the count of parameter types, and their OIDs."""
+    length = len(statement) + len(sql) + len(rest) + 6
+    return b"".join((b"P", int32(length), statement, b"\x00", sql, b"\x00", rest))
+
+
+def encode_copy_fail(reason: bytes) -> bytes:
+    """CopyFail."""
+    return frame(tags.COPY_FAIL, reason + b"\x00")
+
+
+def rename_bind(bind: bytes, new_statement: bytes) -> bytes:
+    """The same Bind (a whole frame) of another prepared statement."""
+    end = len(bind)
+    portal_end = bind.find(b"\x00", _HEADER_BYTES, end)
+    if portal_end < 0:
+        raise ProtocolViolation("invalid string in message")
+    statement_end = bind.find(b"\x00", portal_end + 1, end)
+    if statement_end < 0:
+        raise ProtocolViolation("invalid string in message")
+    length = end - 1 - (statement_end - portal_end - 1) + len(new_statement)
+    return b"".join(
+        (
+            b"B",
+            int32(length),
+            bind[_HEADER_BYTES : portal_end + 1],
+            new_statement,
+            bind[statement_end:],
+        )
+    )
+
+
+def rename_described(described: bytes, new_name: bytes) -> bytes:
+    """The same Describe or Close (a whole frame) of another statement or portal."""
+    end = len(described)
+    if end < _HEADER_BYTES + 2 or described.find(b"\x00", _HEADER_BYTES + 1) != end - 1:
+        raise ProtocolViolation("invalid string in message")
+    return b"".join(
+        (
+            described[0:1],
+            int32(len(new_name) + 6),
+            described[_HEADER_BYTES : _HEADER_BYTES + 1],
+            new_name,
+            b"\x00",
+        )
+    )
+
+
+# -- one class for each message
 
 
 @final
 class Query:
-    """Query (F): a simple query."""
+    """A simple query: one text, any number of statements."""
 
     __slots__ = ("sql",)
 
@@ -31,10 +109,10 @@ class Query:
 
     @staticmethod
     def decode(body: bytes) -> "Query":
-        """From the body."""
-        fields = FieldReader(body)
-        sql = fields.string()
-        fields.finish()
+        """From a body; a NUL inside the text is refused (rule 35)."""
+        reader = BodyReader(body)
+        sql = reader.take_cstring()
+        reader.finish()
         return Query(sql)
 
     def encode(self) -> bytes:
@@ -44,7 +122,7 @@ class Query:
 
 @final
 class Parse:
-    """Parse (F): prepare a statement."""
+    """Prepare a statement; the empty name is the unnamed one."""
 
     __slots__ = ("parameter_oids", "sql", "statement")
 
@@ -55,23 +133,27 @@ class Parse:
 
     @staticmethod
     def decode(body: bytes) -> "Parse":
-        """From the body."""
-        fields = FieldReader(body)
-        statement = fields.string()
-        sql = fields.string()
-        oids = [fields.uint32() for _ in range(fields.int16())]
-        fields.finish()
-        return Parse(statement, sql, oids)
+        """From a body."""
+        reader = BodyReader(body)
+        statement = reader.take_cstring()
+        sql = reader.take_cstring()
+        parameter_oids = reader.take_oid_list()
+        reader.finish()
+        return Parse(statement, sql, parameter_oids)
 
     def encode(self) -> bytes:
         """The whole frame."""
-        oids = b"".join([int32(oid) for oid in self.parameter_oids])
-        return encode_parse(self.statement, self.sql, int16(len(self.parameter_oids)) + oids)
+        return encode_parse(self.statement, self.sql, oid_list(self.parameter_oids))
 
 
 @final
 class Bind:
-    """Bind (F): a portal from a statement and parameter values; None is NULL."""
+    """
+    Make a portal of a prepared statement and its parameters.
+
+    parameter_formats, result_formats  none: all text; one: for all; else one for each
+    parameters                         None is NULL
+    """
 
     __slots__ = ("parameter_formats", "parameters", "portal", "result_formats", "statement")
 
@@ -91,31 +173,39 @@ class Bind:
 
     @staticmethod
     def decode(body: bytes) -> "Bind":
-        """From the body."""
-        fields = FieldReader(body)
-        portal = fields.string()
-        statement = fields.string()
-        parameter_formats = [fields.int16() for _ in range(fields.int16())]
-        parameters: list[bytes | None] = [fields.value() for _ in range(fields.int16())]
-        result_formats = [fields.int16() for _ in range(fields.int16())]
-        fields.finish()
+        """From a body."""
+        reader = BodyReader(body)
+        portal = reader.take_cstring()
+        statement = reader.take_cstring()
+        parameter_formats = reader.take_uint16_list()
+        count = reader.take_uint16()
+        formats = len(parameter_formats)
+        if formats > 1 and formats != count:
+            raise ProtocolViolation(
+                f"bind message has {formats} parameter formats but {count} parameters"
+            )
+        parameters = reader.take_values(count)
+        result_formats = reader.take_uint16_list()
+        reader.finish()
         return Bind(portal, statement, parameter_formats, parameters, result_formats)
 
     def encode(self) -> bytes:
         """The whole frame."""
-        pieces = [self.portal, b"\x00", self.statement, b"\x00"]
-        pieces.append(int16(len(self.parameter_formats)))
-        pieces.extend([int16(code) for code in self.parameter_formats])
-        pieces.append(int16(len(self.parameters)))
-        pieces.extend([encode_value(value) for value in self.parameters])
-        pieces.append(int16(len(self.result_formats)))
-        pieces.extend([int16(code) for code in self.result_formats])
+        pieces = (
+            self.portal,
+            b"\x00",
+            self.statement,
+            b"\x00",
+            uint16_list(self.parameter_formats),
+            counted_values(self.parameters),
+            uint16_list(self.result_formats),
+        )
         return frame(tags.BIND, b"".join(pieces))
 
 
 @final
 class Describe:
-    """Describe (F): of a statement (kind STATEMENT) or portal (kind PORTAL)."""
+    """Ask for the description of a statement (STATEMENT) or a portal (PORTAL)."""
 
     __slots__ = ("kind", "name")
 
@@ -125,18 +215,23 @@ class Describe:
 
     @staticmethod
     def decode(body: bytes) -> "Describe":
-        """From the body."""
-        kind, name = _kind_and_name(body, "DESCRIBE")
+        """From a body."""
+        reader = BodyReader(body)
+        kind = reader.take_byte()
+        name = reader.take_cstring()
+        reader.finish()
+        if kind != STATEMENT and kind != PORTAL:
+            raise ProtocolViolation(f"invalid DESCRIBE message subtype {kind}")
         return Describe(kind, name)
 
     def encode(self) -> bytes:
         """The whole frame."""
-        return frame(tags.DESCRIBE, bytes([self.kind]) + self.name + b"\x00")
+        return frame(tags.DESCRIBE, bytes((self.kind,)) + self.name + b"\x00")
 
 
 @final
 class Execute:
-    """Execute (F): run a portal; max_rows 0 is all."""
+    """Run a portal; `max_rows` 0 is no limit."""
 
     __slots__ = ("max_rows", "portal")
 
@@ -146,11 +241,11 @@ class Execute:
 
     @staticmethod
     def decode(body: bytes) -> "Execute":
-        """From the body."""
-        fields = FieldReader(body)
-        portal = fields.string()
-        max_rows = fields.int32()
-        fields.finish()
+        """From a body."""
+        reader = BodyReader(body)
+        portal = reader.take_cstring()
+        max_rows = reader.take_int32()
+        reader.finish()
         return Execute(portal, max_rows)
 
     def encode(self) -> bytes:
@@ -160,7 +255,7 @@ class Execute:
 
 @final
 class Close:
-    """Close (F): a statement (kind STATEMENT) or portal (kind PORTAL)."""
+    """Close a statement (STATEMENT) or a portal (PORTAL)."""
 
     __slots__ = ("kind", "name")
 
@@ -170,18 +265,23 @@ class Close:
 
     @staticmethod
     def decode(body: bytes) -> "Close":
-        """From the body."""
-        kind, name = _kind_and_name(body, "CLOSE")
+        """From a body."""
+        reader = BodyReader(body)
+        kind = reader.take_byte()
+        name = reader.take_cstring()
+        reader.finish()
+        if kind != STATEMENT and kind != PORTAL:
+            raise ProtocolViolation(f"invalid CLOSE message subtype {kind}")
         return Close(kind, name)
 
     def encode(self) -> bytes:
         """The whole frame."""
-        return frame(tags.CLOSE, bytes([self.kind]) + self.name + b"\x00")
+        return frame(tags.CLOSE, bytes((self.kind,)) + self.name + b"\x00")
 
 
 @final
 class FunctionCall:
-    """FunctionCall (F): call a function by its OID."""
+    """Call a function by its OID (an old interface that is still served)."""
 
     __slots__ = ("argument_formats", "arguments", "function_oid", "result_format")
 
@@ -199,28 +299,122 @@ class FunctionCall:
 
     @staticmethod
     def decode(body: bytes) -> "FunctionCall":
-        """From the body."""
-        fields = FieldReader(body)
-        oid = fields.uint32()
-        formats = [fields.int16() for _ in range(fields.int16())]
-        arguments: list[bytes | None] = [fields.value() for _ in range(fields.int16())]
-        result_format = fields.int16()
-        fields.finish()
-        return FunctionCall(oid, formats, arguments, result_format)
+        """From a body."""
+        reader = BodyReader(body)
+        function_oid = reader.take_uint32()
+        argument_formats = reader.take_uint16_list()
+        count = reader.take_uint16()
+        formats = len(argument_formats)
+        if formats > 1 and formats != count:
+            raise ProtocolViolation(
+                f"function call message contains {formats} argument formats but {count} arguments"
+            )
+        arguments = reader.take_values(count)
+        result_format = reader.take_uint16()
+        reader.finish()
+        return FunctionCall(function_oid, argument_formats, arguments, result_format)
 
     def encode(self) -> bytes:
         """The whole frame."""
-        pieces = [int32(self.function_oid), int16(len(self.argument_formats))]
-        pieces.extend([int16(code) for code in self.argument_formats])
-        pieces.append(int16(len(self.arguments)))
-        pieces.extend([encode_value(value) for value in self.arguments])
-        pieces.append(int16(self.result_format))
+        pieces = (
+            int32(self.function_oid),
+            uint16_list(self.argument_formats),
+            counted_values(self.arguments),
+            int16(self.result_format),
+        )
         return frame(tags.FUNCTION_CALL, b"".join(pieces))
 
 
 @final
+class Sync:
+    """End of a group of extended-query messages."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def decode(body: bytes) -> "Sync":
+        """From a body, which must be empty."""
+        BodyReader(body).finish()
+        return Sync()
+
+    def encode(self) -> bytes:
+        """The whole frame."""
+        return SYNC
+
+
+@final
+class Flush:
+    """Ask for what the server has, without a Sync."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def decode(body: bytes) -> "Flush":
+        """From a body, which must be empty."""
+        BodyReader(body).finish()
+        return Flush()
+
+    def encode(self) -> bytes:
+        """The whole frame."""
+        return FLUSH
+
+
+@final
+class Terminate:
+    """The end of the session."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def decode(body: bytes) -> "Terminate":
+        """From a body, which must be empty."""
+        BodyReader(body).finish()
+        return Terminate()
+
+    def encode(self) -> bytes:
+        """The whole frame."""
+        return TERMINATE
+
+
+@final
+class CopyData:
+    """A piece of COPY data, cut anywhere."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    @staticmethod
+    def decode(body: bytes) -> "CopyData":
+        """From a body."""
+        return CopyData(body)
+
+    def encode(self) -> bytes:
+        """The whole frame."""
+        return frame(tags.COPY_DATA, self.data)
+
+
+@final
+class CopyDone:
+    """All COPY data has been sent."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def decode(body: bytes) -> "CopyDone":
+        """From a body, which must be empty."""
+        BodyReader(body).finish()
+        return CopyDone()
+
+    def encode(self) -> bytes:
+        """The whole frame."""
+        return COPY_DONE
+
+
+@final
 class CopyFail:
-    """CopyFail (F): the COPY ends with an error of the client's."""
+    """The COPY cannot go on; `reason` is put into the server's error."""
 
     __slots__ = ("reason",)
 
@@ -229,10 +423,10 @@ class CopyFail:
 
     @staticmethod
     def decode(body: bytes) -> "CopyFail":
-        """From the body."""
-        fields = FieldReader(body)
-        reason = fields.string()
-        fields.finish()
+        """From a body."""
+        reader = BodyReader(body)
+        reason = reader.take_cstring()
+        reader.finish()
         return CopyFail(reason)
 
     def encode(self) -> bytes:
@@ -242,7 +436,7 @@ class CopyFail:
 
 @final
 class PasswordMessage:
-    """PasswordMessage (F): a clear password or an md5 response."""
+    """A password, in clear or as md5 response."""
 
     __slots__ = ("password",)
 
@@ -251,11 +445,10 @@ class PasswordMessage:
 
     @staticmethod
     def decode(body: bytes) -> "PasswordMessage":
-        """From the body."""
-        fields = FieldReader(body)
-        password = fields.string()
-        fields.finish()
-        return PasswordMessage(password)
+        """From a body."""
+        if body.find(b"\x00") != len(body) - 1:
+            raise ProtocolViolation("invalid password packet size")
+        return PasswordMessage(body[:-1])
 
     def encode(self) -> bytes:
         """The whole frame."""
@@ -264,31 +457,31 @@ class PasswordMessage:
 
 @final
 class SASLInitialResponse:
-    """SASLInitialResponse (F): the chosen mechanism and its first data; None: no data."""
+    """The chosen SASL mechanism; `response` is None when the client waits for a challenge."""
 
-    __slots__ = ("data", "mechanism")
+    __slots__ = ("mechanism", "response")
 
-    def __init__(self, mechanism: bytes, data: bytes | None) -> None:
+    def __init__(self, mechanism: bytes, response: bytes | None) -> None:
         self.mechanism = mechanism
-        self.data = data
+        self.response = response
 
     @staticmethod
     def decode(body: bytes) -> "SASLInitialResponse":
-        """From the body."""
-        fields = FieldReader(body)
-        mechanism = fields.string()
-        data = fields.value()
-        fields.finish()
-        return SASLInitialResponse(mechanism, data)
+        """From a body."""
+        reader = BodyReader(body)
+        mechanism = reader.take_cstring()
+        response = reader.take_value()
+        reader.finish()
+        return SASLInitialResponse(mechanism, response)
 
     def encode(self) -> bytes:
         """The whole frame."""
-        return frame(tags.PASSWORD, self.mechanism + b"\x00" + encode_value(self.data))
+        return frame(tags.PASSWORD, self.mechanism + b"\x00" + counted_value(self.response))
 
 
 @final
 class SASLResponse:
-    """SASLResponse (F): further SASL data."""
+    """The client's next SASL message."""
 
     __slots__ = ("data",)
 
@@ -297,78 +490,9 @@ class SASLResponse:
 
     @staticmethod
     def decode(body: bytes) -> "SASLResponse":
-        """From the body."""
+        """From a body."""
         return SASLResponse(body)
 
     def encode(self) -> bytes:
         """The whole frame."""
         return frame(tags.PASSWORD, self.data)
-
-
-@final
-class CopyData:
-    """CopyData (F, B): one piece of a COPY."""
-
-    __slots__ = ("data",)
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    @staticmethod
-    def decode(body: bytes) -> "CopyData":
-        """From the body."""
-        return CopyData(body)
-
-    def encode(self) -> bytes:
-        """The whole frame."""
-        return frame(tags.COPY_DATA, self.data)
-
-
-def _kind_and_name(body: bytes, message: str) -> tuple[int, bytes]:
-    fields = FieldReader(body)
-    kind = fields.byte()
-    name = fields.string()
-    fields.finish()
-    if kind != STATEMENT and kind != PORTAL:
-        raise ProtocolViolation(f"invalid {message} message subtype {kind}")
-    return kind, name
-
-
-def cstring_end(buffer: bytes, pos: int, end: int) -> int:
-    """Index of the NUL that ends the string at `pos`, or -1."""
-    return buffer.find(0, pos, end)
-
-
-def encode_query(sql: bytes) -> bytes:
-    """A Query's frame."""
-    return b"Q" + (len(sql) + 5).to_bytes(4, "big") + sql + b"\x00"
-
-
-def encode_parse(statement: bytes, sql: bytes, rest: bytes) -> bytes:
-    """A Parse's frame; `rest` is number and OIDs of the parameter types as they travel."""
-    length = len(statement) + len(sql) + len(rest) + 6
-    return b"P" + length.to_bytes(4, "big") + statement + b"\x00" + sql + b"\x00" + rest
-
-
-def encode_copy_fail(reason: bytes) -> bytes:
-    """A CopyFail's frame."""
-    return frame(tags.COPY_FAIL, reason + b"\x00")
-
-
-def rename_bind(whole: bytes, new_statement: bytes) -> bytes:
-    """A Bind's frame with another statement name; `whole` is known to have both its names."""
-    portal_end = whole.find(0, 5)
-    name_end = whole.find(0, portal_end + 1)
-    length = len(whole) - 1 - (name_end - portal_end - 1) + len(new_statement)
-    return (
-        b"B"
-        + length.to_bytes(4, "big")
-        + whole[5 : portal_end + 1]
-        + new_statement
-        + whole[name_end:]
-    )
-
-
-def rename_described(whole: bytes, new_name: bytes) -> bytes:
-    """A Describe's or Close's frame with another name."""
-    return whole[:1] + (len(new_name) + 6).to_bytes(4, "big") + whole[5:6] + new_name + b"\x00"

@@ -27,7 +27,13 @@ from proxy.session.intake import Intake
 from proxy.session.link import BackendLink, LinkUser
 from proxy.session.ports import Broker, Classifier, Clock, Gate, Wire
 from proxy.session.state import PROBE, ProbeQuery, SessionState, SettingsQuery, apply_sql
-from proxy.session.tuning import POOL_SESSION, POOL_STATEMENT, SessionTuning, Welcomes
+from proxy.session.tuning import (
+    NO_KEY,
+    POOL_SESSION,
+    POOL_STATEMENT,
+    SessionTuning,
+    Welcomes,
+)
 from proxy.sql.statement import StatementFacts, TextFacts
 
 STARTING: Final = 0
@@ -87,15 +93,15 @@ class Conversation(LinkUser):
         "idle_since_us",
         "intake",
         "is_draining",
+        "key",
         "link",
         "phase",
-        "process_id",
         "queries",
-        "secret_key",
         "skips_to_sync",
         "state",
         "status",
         "waiting_since_us",
+        "was_notified",
         "wire",
     )
 
@@ -111,8 +117,6 @@ class Conversation(LinkUser):
         tuning: SessionTuning,
         welcomes: Welcomes,
         settings: dict[str, str],
-        process_id: int,
-        secret_key: bytes,
     ) -> None:
         self.client = client
         self.wire = wire
@@ -130,13 +134,13 @@ class Conversation(LinkUser):
         self.status = tags.STATUS_IDLE
         self.link: BackendLink | None = None
         self.exchange: Exchange | None = None
-        self.process_id = process_id
-        self.secret_key = secret_key
+        self.key = NO_KEY
         self.skips_to_sync = False
         self.is_draining = False
         self.queries = 0
         self.idle_since_us = clock.now_us()
         self.waiting_since_us = 0
+        self.was_notified = False
         self._is_pumping = False
         self._is_full = False
         self._judged: list[Inspection] = []

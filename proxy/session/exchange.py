@@ -187,6 +187,7 @@ class Exchange:
         "is_open",
         "is_read",
         "is_retrying",
+        "is_timed_out",
         "leaves_state",
         "may_unpin",
         "node",
@@ -223,6 +224,7 @@ class Exchange:
         self.node = ""
         self.retries = 0
         self.is_retrying = False
+        self.is_timed_out = False
         self.may_unpin = False
         self.capture: list[bytes] | None = None
         self.captured_bytes = 0

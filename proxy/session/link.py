@@ -13,7 +13,7 @@ ReadyForQuery ends a query or an exchange, and only its status byte says what th
 from abc import ABC, abstractmethod
 from typing import Final, final
 
-from proxy.errors import Refusal
+from proxy.errors import ProtocolViolation, Refusal
 from proxy.protocol import backend, tags
 from proxy.session.exchange import (
     STEP_DROP,
@@ -251,7 +251,12 @@ class BackendLink:
                             return
                         break
                     if tag == tags.DATA_ROW:
-                        self._internal[0].on_row(backend.data_row_values(data[pos + 5 : end]))
+                        try:
+                            values = backend.data_row_values(data[pos + 5 : end])
+                        except ProtocolViolation:
+                            self._hostile("a malformed row")
+                            return
+                        self._internal[0].on_row(values)
                     pos = end
                     run = end
                     continue

@@ -196,6 +196,7 @@ def finish(exchange: Exchange, gate: Gate, sqlstate: str, error: str, now_us: in
             outcome.response_bytes = exchange.forwarded
         if outcome.elapsed_us == 0:
             outcome.elapsed_us = now_us - exchange.started_us
-        gate.finished(inspection, result)
+        if inspection.chains is not None:
+            gate.finished(inspection, result)
         result = None
     exchange.statements = []

@@ -134,7 +134,7 @@ class Classifier(ABC):
         """
         Facts on a Query or Parse text without NUL, in a sane encoding. The same text gives the same
         object while it is cached. `text` of the statements in it may differ from the argument in
-        digits of literals only: use `exact` where the very text counts.
+        constants only: use `exact` where the very text counts.
         """
 
     @abstractmethod

@@ -51,7 +51,7 @@ class Session(Conversation):
             self.state.known[name] = value
             self._note_parameter(name, value)
             pieces.append(backend.parameter_status(name, value))
-        pieces.append(backend.backend_key_data(self.process_id, self.secret_key))
+        pieces.append(backend.backend_key_data(self.key.process_id, self.key.secret_key))
         pieces.append(backend.ready_for_query(tags.STATUS_IDLE))
         self._reply(b"".join(pieces))
         self.phase = IDLE
@@ -217,6 +217,26 @@ class Session(Conversation):
             self.pump()
         elif self.phase == BUSY and self.link is not None:
             self._broker.cancel(self.link)
+
+    def time_out_query(self) -> None:
+        """The exchange has run longer than it may: cancel it once, PostgreSQL answers 57014."""
+        exchange = self.exchange
+        if exchange is not None and not exchange.is_timed_out and self.link is not None:
+            exchange.is_timed_out = True
+            self._counters.count("query_timeout")
+            self._broker.cancel(self.link)
+
+    def notify_waiting(self) -> None:
+        """Tell the client, once, that it waits for a server connection."""
+        if not self.was_notified:
+            self.was_notified = True
+            notice = Refusal(
+                "00000",
+                "waiting for a server connection",
+                detail="All connections to the server are in use.",
+                severity="NOTICE",
+            )
+            self._reply(backend.notice_response(notice))
 
     def on_frontend_full(self) -> None:
         """The client takes its rows too slowly: stop reading the server (rule 7)."""

@@ -10,6 +10,24 @@ POOL_STATEMENT: Final = 2
 
 
 @final
+class CancelKey:
+    """What one client is told in BackendKeyData, and shows to cancel."""
+
+    __slots__ = ("process_id", "secret_key")
+
+    def __init__(self, process_id: int, secret_key: bytes) -> None:
+        self.process_id = process_id
+        self.secret_key = secret_key
+
+    def __repr__(self) -> str:
+        return f"CancelKey(process_id={self.process_id})"
+
+
+NO_KEY: Final = CancelKey(0, b"\x00\x00\x00\x00")
+"""A session that was not given one yet; it is registered nowhere."""
+
+
+@final
 class SessionTuning:
     """
     Limits of one session, from `[pool]` and `[listen]`; a reload makes a new one for new sessions.

@@ -1,0 +1,62 @@
+"""
+The proxy's own log: structlog on standard error, JSON for machines or columns for people.
+
+Configured once at the start and again at a reload. Secrets are kept out by those who log, and by a
+last net here: keys that name secrets never show their values.
+"""
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+import structlog
+
+from proxy.settings.model import Log
+
+SECRET_KEYS: Final = frozenset({"password", "secret", "token", "secret_key", "client_key"})
+
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+}
+
+
+def configure_logging(log: Log) -> None:
+    """Set up the log as `[log]` says."""
+    as_json = log.format == "json" or (log.format == "auto" and not sys.stderr.isatty())
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            hide_secrets,
+            structlog.processors.dict_tracebacks if as_json else structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[log.level]),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    # asyncio, uvicorn and asyncpg log through the standard library: the same stream, warnings up.
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s", force=True
+    )
+
+
+def hide_secrets(
+    logger: object,
+    method: str,
+    event: MutableMapping[str, Any],
+) -> MutableMapping[str, Any]:
+    """Replace the values of keys that name secrets."""
+    for key in SECRET_KEYS.intersection(event):
+        event[key] = "***"
+    return event

@@ -1,0 +1,65 @@
+"""
+Time-outs of sessions, by looking at all of them a few times a second.
+
+One loop over plain integers costs less than a timer that is set and cancelled for every statement.
+"""
+
+from collections.abc import Iterable
+
+from proxy.errors import Refusal
+from proxy.protocol import tags
+from proxy.server.frontend import FrontendConnection
+from proxy.session.conversation import BUSY, IDLE
+from proxy.session.session import Session
+from proxy.settings.model import Pool
+
+
+def sweep(connections: Iterable[FrontendConnection], pool: Pool, now_us: int) -> None:
+    """Cancel what runs too long, close who is idle too long, tell who waits."""
+    query_us = int(pool.query_timeout * 1e6)
+    transaction_us = int(pool.idle_transaction_timeout * 1e6)
+    idle_us = int(pool.client_idle_timeout * 1e6)
+    notify_us = int(pool.query_wait_notify * 1e6)
+    for connection in list(connections):
+        session = connection.session
+        if session is not None:
+            _look_at(session, query_us, transaction_us, idle_us, notify_us, now_us)
+
+
+def _look_at(
+    session: Session,
+    query_us: int,
+    transaction_us: int,
+    idle_us: int,
+    notify_us: int,
+    now_us: int,
+) -> None:
+    exchange = session.exchange
+    if session.phase == BUSY and exchange is not None:
+        if query_us and now_us - exchange.started_us > query_us:
+            session.time_out_query()
+        return
+    since_us = session.waiting_since_us
+    if since_us and notify_us and now_us - since_us > notify_us:
+        session.notify_waiting()
+        return
+    if session.phase != IDLE or exchange is not None:
+        return
+    idle_for_us = now_us - session.idle_since_us
+    if session.status != tags.STATUS_IDLE:
+        if transaction_us and idle_for_us > transaction_us:
+            session.fatal(
+                Refusal(
+                    "25P03",
+                    "terminating connection due to idle-in-transaction timeout",
+                    hint="The limit is pool.idle_transaction_timeout.",
+                )
+            )
+    elif idle_us and idle_for_us > idle_us:
+        session.fatal(
+            Refusal(
+                "57P05",
+                "terminating connection due to idle-session timeout",
+                hint="The limit is pool.client_idle_timeout.",
+            )
+        )

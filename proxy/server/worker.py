@@ -1,0 +1,312 @@
+"""
+One worker process: everything that serves clients, made, started, reloaded and stopped.
+
+The only place that knows all parts. It ties them together and holds no logic of its own beyond
+the life of a client's connection and the sweep for time-outs.
+"""
+
+import asyncio
+import secrets
+from pathlib import Path
+from typing import Final, final
+
+import structlog
+
+from proxy.auth.failures import FailureLimiter
+from proxy.auth.userstore import UserStore
+from proxy.errors import Refusal
+from proxy.hooks.outcomes import OutcomeQueue
+from proxy.hooks.pipeline import HookPipeline
+from proxy.observe.counters import Counters
+from proxy.pool.plan import plan_of
+from proxy.pool.service import PoolService
+from proxy.server.admission import ClientLimits
+from proxy.server.authenticate import Authenticator, OneMethod, new_mock_seed
+from proxy.server.backend import BackendConnection
+from proxy.server.cancel import CancelRegistry
+from proxy.server.clock import MonotonicClock, monotonic_s, unix_time_s
+from proxy.server.dial import ServerDialer
+from proxy.server.frontend import FrontendConnection
+from proxy.server.identity import NoLoginHooks
+from proxy.server.inbox import LoginConnection
+from proxy.server.listener import (
+    Listener,
+    open_tcp_sockets,
+    open_unix_socket,
+    remove_unix_socket,
+)
+from proxy.server.login_client import LoggedInClient, LoginServices, login_client
+from proxy.server.negotiate import Peer
+from proxy.server.scheduler import LoopScheduler
+from proxy.server.sweep import sweep
+from proxy.server.tasks import Tasks
+from proxy.server.tls import ServerTls, make_server_tls
+from proxy.session.link import BackendLink
+from proxy.session.session import Session
+from proxy.session.tuning import (
+    POOL_SESSION,
+    POOL_STATEMENT,
+    POOL_TRANSACTION,
+    SessionTuning,
+    Welcomes,
+)
+from proxy.settings.model import Settings
+from proxy.settings.users import read_users
+from proxy.sql.classify import PgClassifier
+
+SWEEP_S: Final = 0.25
+"""How often sessions are looked at for time-outs; they are as exact as this."""
+
+MAX_WELCOMES: Final = 1000
+MAX_CAPTURE_BYTES: Final = 1024 * 1024
+MAX_PENDING_LOGINS: Final = 10_000
+
+_MODES: Final = {
+    "session": POOL_SESSION,
+    "transaction": POOL_TRANSACTION,
+    "statement": POOL_STATEMENT,
+}
+
+_log = structlog.get_logger("headgate.worker")
+
+
+@final
+class Worker:
+    """
+    One process's proxy.
+
+    counters, pools, pipeline, classifier, connections   for the admin side to read
+    """
+
+    def __init__(self, settings: Settings, config_path: Path, index: int, workers: int) -> None:
+        self.settings = settings
+        self.config_path = config_path
+        self.index = index
+        self.workers = workers
+        self.is_draining = False
+        self.is_ready = False
+        self._is_cut_off = False
+        self.started_at_s = unix_time_s()
+        self.clock = MonotonicClock()
+        self.counters = Counters()
+        self.tasks = Tasks(self.counters)
+        self.classifier = PgClassifier()
+        prefix = f"w{index}-".encode()
+        self.outcomes = OutcomeQueue(LoopScheduler(self.clock), self.counters, prefix)
+        self.pipeline = HookPipeline(self.classifier, self.counters, self.outcomes, prefix)
+        self.users = UserStore(_users_of(settings), None, settings.auth.query_cache)
+        self.dialer = ServerDialer(
+            settings, self.users, self._new_backend, self.counters, monotonic_s
+        )
+        self.pools = PoolService(
+            settings,
+            self.dialer,
+            self.counters,
+            self.clock,
+            self.tasks.spawn,
+            secrets.randbits(32),
+            index,
+            workers,
+        )
+        self.limits = ClientLimits(settings, plan_of(settings, index, workers))
+        self.cancels = CancelRegistry(self.counters, index)
+        self.limiter = FailureLimiter(settings.auth.max_failures_per_minute)
+        self.welcomes = Welcomes(MAX_WELCOMES)
+        self.connections: dict[FrontendConnection, None] = {}
+        self.tls: ServerTls = make_server_tls(settings.listen.tls)
+        self._contexts: dict[FrontendConnection, LoggedInClient] = {}
+        self._next_client = 0
+        self._listener: Listener | None = None
+        self.login_hooks = NoLoginHooks()
+        self._services = self._make_services()
+
+    def _make_services(self) -> LoginServices:
+        auth = self.settings.auth
+        authenticator = Authenticator(
+            OneMethod(auth.method),
+            self.users,
+            self.counters,
+            auth.allow_cleartext_without_tls,
+            monotonic_s,
+            unix_time_s,
+            new_mock_seed(str(self.config_path).encode()),
+        )
+        return LoginServices(
+            authenticator,
+            self.limits,
+            self.login_hooks,
+            self.limiter,
+            self.cancels,
+            self.counters,
+            self._client_id,
+            monotonic_s,
+            unix_time_s,
+        )
+
+    # -- start and stop
+
+    async def start(self) -> None:
+        """Check the nodes, then listen. Raises SettingsError when an address cannot be had."""
+        settings = self.settings
+        await self._services.authenticator.prepare()
+        complete = await self.pools.start()
+        if not complete:
+            _log.warning("some nodes did not answer yet; serving all the same")
+        listener = Listener(
+            self.tasks,
+            self.counters,
+            self.cancels,
+            self._new_frontend,
+            self._on_client,
+            lambda: self.tls,
+            lambda: self.settings.auth.login_timeout,
+            lambda: MAX_PENDING_LOGINS,
+        )
+        listen = settings.listen
+        sockets = open_tcp_sockets(
+            listen.host, listen.port, listen.backlog, reuse_port=self.workers > 1
+        )
+        if listen.unix_socket_dir is not None and self.index == 0:
+            mode = int(listen.unix_socket_mode, 8)
+            sockets.append(
+                open_unix_socket(listen.unix_socket_dir, listen.port, mode, listen.backlog)
+            )
+        listener.start(sockets)
+        self._listener = listener
+        self.tasks.spawn(self._sweep(), "time-outs")
+        self.is_ready = True
+
+    async def stop(self) -> None:
+        """Drain: no new clients, idle ones are sent away, the others get until drain_timeout."""
+        self.is_draining = True
+        self.is_ready = False
+        if self._listener is not None:
+            self._listener.stop()
+            listen = self.settings.listen
+            if listen.unix_socket_dir is not None and self.index == 0:
+                remove_unix_socket(listen.unix_socket_dir, listen.port)
+        for connection in list(self.connections):
+            if connection.session is not None:
+                connection.session.drain()
+        deadline_s = monotonic_s() + self.settings.server.drain_timeout
+        while not self._is_cut_off and self.connections and monotonic_s() < deadline_s:
+            await asyncio.sleep(0.05)
+        if self.connections:
+            _log.warning("clients cut off at the end of the drain", clients=len(self.connections))
+            for connection in list(self.connections):
+                if connection.session is not None:
+                    connection.session.fatal(
+                        Refusal("57P01", "terminating connection due to administrator command")
+                    )
+            await asyncio.sleep(0.05)
+        self.outcomes.flush()
+        await self.pools.stop()
+        await self.tasks.cancel_all()
+
+    def cut_off(self) -> None:
+        """End the drain now."""
+        self._is_cut_off = True
+
+    async def apply(self, settings: Settings) -> None:
+        """Take new settings. Raises SettingsError before anything has changed."""
+        tls = make_server_tls(settings.listen.tls)
+        entries = _users_of(settings)
+        self.dialer.apply(settings)
+        self.tls = tls
+        self.settings = settings
+        self.users.replace(entries, None, settings.auth.query_cache)
+        self.limits.apply(settings, plan_of(settings, self.index, self.workers))
+        await self.pools.reconfigure(settings)
+        self.welcomes.clear()
+        services = self._make_services()
+        self._services = services
+        await services.authenticator.prepare()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            sweep(self.connections, self.settings.pool, self.clock.now_us())
+
+    # -- connections
+
+    def _client_id(self) -> str:
+        self._next_client += 1
+        return f"w{self.index}-{self._next_client}"
+
+    def _new_backend(self) -> BackendConnection:
+        return BackendConnection(self._on_backend_closed)
+
+    def _on_backend_closed(self, link: BackendLink) -> None:
+        self.pools.broker.on_link_closed(link)
+
+    def _new_frontend(self) -> FrontendConnection:
+        return FrontendConnection(self._on_frontend_closed)
+
+    def _on_frontend_closed(self, connection: FrontendConnection) -> None:
+        self.connections.pop(connection, None)
+        client = self._contexts.pop(connection, None)
+        if client is None:
+            return
+        self.counters.clients_active -= 1
+        self.limits.leave(client.context)
+        session = connection.session
+        if session is not None:
+            self.cancels.unregister(session.key)
+            _log.debug(
+                "client left",
+                client=client.context.client_id,
+                user=client.context.user,
+                database=client.context.database,
+                queries=session.queries,
+            )
+
+    async def _on_client(self, made: LoginConnection, peer: Peer, deadline: float) -> None:
+        """From a made connection to its session."""
+        if not isinstance(made, FrontendConnection) or made.inbox is None:
+            return
+        client = await login_client(made.inbox, made.wire, peer, self._services, deadline)
+        if client is None:
+            return
+        if self.is_draining or made.inbox.is_ended:
+            self.limits.leave(client.context)
+            made.wire.close()
+            return
+        context = client.context
+        self.users.prove(context.user, client.credentials)
+        self.counters.clients_active += 1
+        self.counters.clients_total += 1
+        self.connections[made] = None
+        self._contexts[made] = client
+        session = Session(
+            context,
+            made.wire,
+            self.pipeline,
+            self.pools.broker,
+            self.classifier,
+            self.clock,
+            self.counters,
+            self._tuning(context.database),
+            self.welcomes,
+            client.settings,
+        )
+        session.key = self.cancels.register(session, client.protocol_minor)
+        made.begin(session)
+
+    def _tuning(self, database: str) -> SessionTuning:
+        pool = self.settings.pool
+        mode = pool.mode
+        for known in self.settings.database:
+            if known.name == database and known.pool_mode:
+                mode = known.pool_mode
+        return SessionTuning(
+            _MODES[mode],
+            self.settings.listen.max_message,
+            max(1, pool.max_prepared_statements),
+            MAX_CAPTURE_BYTES,
+        )
+
+
+def _users_of(settings: Settings) -> dict[str, str]:
+    if settings.auth.users_file is None:
+        return {}
+    return dict(read_users(settings.auth.users_file))

@@ -1,0 +1,231 @@
+"""
+A conversation with a Session, by hand: what the client sends, what the server answers, who gets what.
+
+Real session, real links, real classifier; the wires and the broker record. No sockets, no clock.
+"""
+
+from proxy.errors import Refusal
+from proxy.hooks.points import EMPTY_CHAINS
+from proxy.observe.counters import Counters
+from proxy.protocol import backend, frontend, tags
+from proxy.routing.route import Route
+from proxy.session.context import ClientContext
+from proxy.session.inspection import Inspection
+from proxy.session.link import BackendLink
+from proxy.session.ports import Broker, Clock, Gate, Waiter, Wire
+from proxy.session.session import Session
+from proxy.session.tuning import POOL_TRANSACTION, SessionTuning, Welcomes
+from proxy.sql.classify import PgClassifier
+
+CLASSIFIER = PgClassifier()
+READY = backend.ready_for_query(tags.STATUS_IDLE)
+READY_T = backend.ready_for_query(tags.STATUS_IN_TRANSACTION)
+READY_E = backend.ready_for_query(tags.STATUS_FAILED)
+
+
+class FakeWire(Wire):
+    def __init__(self) -> None:
+        self.written = b""
+        self.is_paused = False
+        self.is_closed = False
+
+    def write(self, data: bytes) -> None:
+        assert not self.is_closed
+        self.written += data
+
+    def take(self) -> bytes:
+        data, self.written = self.written, b""
+        return data
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def abort(self) -> None:
+        self.is_closed = True
+
+
+class FakeClock(Clock):
+    def __init__(self) -> None:
+        self.time_us = 1_000_000
+
+    def now_us(self) -> int:
+        self.time_us += 1
+        return self.time_us
+
+
+class FakeBroker(Broker):
+    """One link at a time; `free` are granted at once, else the waiter is kept."""
+
+    def __init__(self) -> None:
+        self.free: list[BackendLink] = []
+        self.routes: list[Route] = []
+        self.waiting: Waiter | None = None
+        self.discarded: list[tuple[BackendLink, str]] = []
+        self.cancelled: list[BackendLink] = []
+        self.demoted_links: list[BackendLink] = []
+
+    def acquire(
+        self, waiter: Waiter, database: str, user: str, route: Route
+    ) -> BackendLink | None:
+        self.routes.append(route)
+        if self.free:
+            return self.free.pop()
+        self.waiting = waiter
+        return None
+
+    def withdraw(self, waiter: Waiter) -> None:
+        if self.waiting is waiter:
+            self.waiting = None
+
+    def release(self, link: BackendLink) -> None:
+        assert link.owes_nothing()
+        assert link.status == tags.STATUS_IDLE
+        assert link.user_session is None
+        self.free.append(link)
+
+    def discard(self, link: BackendLink, reason: str) -> None:
+        self.discarded.append((link, reason))
+        link.close(reason)
+
+    def cancel(self, link: BackendLink) -> None:
+        self.cancelled.append(link)
+
+    def demoted(self, link: BackendLink) -> None:
+        self.demoted_links.append(link)
+
+    def refuse(self, refusal: Refusal) -> None:
+        waiter, self.waiting = self.waiting, None
+        assert waiter is not None
+        waiter.on_no_backend(refusal)
+
+
+class ScriptedGate(Gate):
+    """Verdicts from a function of the inspection; records what it was asked."""
+
+    def __init__(self) -> None:
+        self.judges = False
+        self.routes = False
+        self.observes = False
+        self.wants_parameters = False
+        self.captures = False
+        self.seen: list[Inspection] = []
+        self.done: list[Inspection] = []
+        self.rules: dict[bytes, object] = {}
+
+    def judge(self, inspection: Inspection) -> bool:
+        self.seen.append(inspection)
+        inspection.chains = EMPTY_CHAINS
+        for needle, rule in self.rules.items():
+            if needle in inspection.facts.text:
+                rule(inspection)  # type: ignore[operator]
+        return True
+
+    def route(self, inspection: Inspection) -> bool:
+        return True
+
+    def finished(self, inspection: Inspection, result: bytes | None) -> None:
+        assert inspection.outcome is not None
+        self.done.append(inspection)
+
+
+REPORTED = {
+    b"server_version": b"18.0",
+    b"client_encoding": b"UTF8",
+    b"standard_conforming_strings": b"on",
+    b"application_name": b"",
+}
+
+
+class Playbook:
+    """A session that has been greeted, with one idle server connection."""
+
+    def __init__(
+        self,
+        mode: int = POOL_TRANSACTION,
+        settings: dict[str, str] | None = None,
+        max_prepared: int = 100,
+        links: int = 1,
+    ) -> None:
+        self.client = FakeWire()
+        self.broker = FakeBroker()
+        self.gate = ScriptedGate()
+        self.clock = FakeClock()
+        self.counters = Counters()
+        context = ClientContext("c1", "127.0.0.1", False, 0.0)
+        context.user = context.identity = "alice"
+        context.database = "app"
+        self.links = [self.new_link(number) for number in range(links)]
+        self.broker.free = list(reversed(self.links))
+        welcomes = Welcomes(10)
+        self.session = Session(
+            context,
+            self.client,
+            self.gate,
+            self.broker,
+            CLASSIFIER,
+            self.clock,
+            self.counters,
+            SessionTuning(mode, 1 << 24, max_prepared, 1 << 20),
+            welcomes,
+            settings or {},
+        )
+        welcomes.put("app", "alice", self.session.state.key, dict(REPORTED))
+        self.session.start()
+        greeting = self.client.take()
+        assert greeting.endswith(READY)
+
+    @staticmethod
+    def new_link(number: int = 0) -> BackendLink:
+        return BackendLink(
+            FakeWire(), "app", "alice", f"pg{number}", 100 + number, b"abcd", dict(REPORTED), 0.0
+        )
+
+    @property
+    def link(self) -> BackendLink:
+        return self.links[0]
+
+    @property
+    def server(self) -> FakeWire:
+        wire = self.link.wire
+        assert isinstance(wire, FakeWire)
+        return wire
+
+    def f(self, data: bytes) -> bytes:
+        """The client sends; what the (first) server got for it."""
+        self.session.receive_from_frontend(data)
+        return self.server.take()
+
+    def b(self, data: bytes) -> bytes:
+        """The (first) server sends; what the client got for it."""
+        self.link.receive_from_backend(data)
+        return self.client.take()
+
+
+def parse(name: bytes, sql: bytes) -> bytes:
+    return frontend.Parse(name, sql, []).encode()
+
+
+def bind(name: bytes, portal: bytes = b"", formats: list[int] | None = None) -> bytes:
+    return frontend.Bind(portal, name, [], [], formats or []).encode()
+
+
+def execute(portal: bytes = b"") -> bytes:
+    return frontend.Execute(portal, 0).encode()
+
+
+def query(sql: bytes) -> bytes:
+    return frontend.encode_query(sql)
+
+
+def complete(tag: bytes) -> bytes:
+    return backend.command_complete(tag)
+
+
+def error(sqlstate: str, message: str) -> bytes:
+    return backend.error_response(Refusal(sqlstate, message))
