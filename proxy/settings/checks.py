@@ -300,7 +300,7 @@ def _check_certificate(
 
 
 def _check_authorities(file: FilePath | None, path: Path, problems: Problems) -> None:
-    if not _is_readable(file, path, problems):
+    if file is None or not _is_readable(file, path, problems):
         return
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(file)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from proxy.settings.positions import Path as ProblemPath
 from proxy.settings.problems import Problems, describe, kind_of, show_path, suggest
 
-LINES = {(): 1, ("pool",): 3, ("pool", "size"): 4, ("auth",): 8}
+LINES: dict[ProblemPath, int] = {(): 1, ("pool",): 3, ("pool", "size"): 4, ("auth",): 8}
 
 
 def test_a_problem_names_file_line_key_reason_expected_and_got() -> None:
