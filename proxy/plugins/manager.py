@@ -34,6 +34,7 @@ from proxy.plugins.loader import Source, module_paths, stamps
 from proxy.plugins.registry import PluginView, Record
 from proxy.plugins.runtime import runtime
 from proxy.plugins.selftest import self_test
+from proxy.plugins.watch import watch
 from proxy.settings.model import Settings
 from proxy.settings.plugin_model import Plugins
 
@@ -82,7 +83,7 @@ class PluginManager(Drained):
         self._tasks: set[asyncio.Task[None]] = set()
         self._threads: ThreadPoolExecutor | None = None
         self._builder: Builder | None = None
-        self._is_stopping = False
+        self._watcher: asyncio.Task[None] | None = None
 
     # Start and stop.
 
@@ -100,6 +101,7 @@ class PluginManager(Drained):
         if not self.is_on:
             return
         self._prepare()
+        self._start_watching()
         reports = await self.reload()
         for event in reports:
             override = self.settings.settings.get(event.plugin)
@@ -112,6 +114,17 @@ class PluginManager(Drained):
                     "of that name", name, self.settings.dir,
                 )  # fmt: skip
 
+    def _start_watching(self) -> None:
+        if self.settings.dir is not None and self.settings.watch:
+            loop = asyncio.get_running_loop()
+            self._watcher = loop.create_task(watch(self.settings.dir, self.reload))
+
+    async def _stop_watching(self) -> None:
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)
+
     def _prepare(self) -> Builder:
         if self._builder is None:
             engine = runtime()
@@ -122,7 +135,7 @@ class PluginManager(Drained):
 
     async def stop(self) -> None:
         """Take all plugins out and free them. Statements must be done by now."""
-        self._is_stopping = True
+        await self._stop_watching()
         async with self._lock:
             for record in self._records.values():
                 if record.generation is not None:
@@ -144,6 +157,9 @@ class PluginManager(Drained):
         if not self.is_on and old.dir is None:
             return []
         self._prepare().update(self.settings)
+        if (old.dir, old.watch) != (self.settings.dir, self.settings.watch):
+            await self._stop_watching()
+            self._start_watching()
         found: EventList = []
         async with self._lock:
             for name, override in self.settings.settings.items():

@@ -1,0 +1,91 @@
+"""
+Plugins for tests, written in WAT: sources beside this file, and what turns them into plugin files.
+
+`body_plugin` makes an ABI 1 module around one function body; the `.wat` files are whole modules.
+"""
+
+from pathlib import Path
+
+import wasmtime
+
+from proxy.hooks.points import EMPTY_CHAINS, HookChains
+from proxy.plugins.manager import PluginManager
+from proxy.settings.model import Settings
+from proxy.settings.plugin_model import Plugins
+
+HERE = Path(__file__).parent
+ALL_GRANTS = (
+    "query.block", "query.rewrite", "query.answer", "route.decide", "kv.read", "kv.write", "log",
+    "metrics", "config", "clock", "random", "crypto", "cache.read", "cache.write", "auth.decide",
+    "authz.decide", "conn.deny",
+)  # fmt: skip
+
+
+def wasm_of(name: str) -> bytes:
+    """A module of this directory, built."""
+    return bytes(wasmtime.wat2wasm((HERE / f"{name}.wat").read_text()))
+
+
+def escaped(data: bytes) -> str:
+    """Bytes as a WAT string."""
+    return "".join(f"\\{byte:02x}" for byte in data)
+
+
+def body_wat(
+    body: str, answer: bytes = b"", hook: str = "pre_query", extra: str = "", pages: int = 2
+) -> str:
+    """An ABI 1 module whose hook has this body; `answer` lies at 16, `$answer` packs it."""
+    body = body.replace("$answer", f"(i64.const {(16 << 32) | len(answer)})")
+    return f"""(module {extra}
+      (memory (export "memory") {pages} 1000)
+      (func (export "headgate_abi_1"))
+      (func (export "input_buffer") (param i32) (result i32) i32.const 65536)
+      (func (export "{hook}") (param i32 i32) (result i64) {body})
+      (data (i32.const 16) "{escaped(answer)}"))"""
+
+
+def manifest(
+    name: str,
+    version: str = "1.0.0",
+    hooks: str = '"pre_query"',
+    permissions: str = '"query.block"',
+    more: str = "",
+) -> str:
+    """A native manifest."""
+    return (
+        f'name = "{name}"\nversion = "{version}"\nhooks = [{hooks}]\n'
+        f"permissions = [{permissions}]\n{more}\n"
+    )
+
+
+def put(
+    directory: Path, name: str, wat: str | bytes, text: str | None = None, suffix: str = ".toml"
+) -> Path:
+    """Write a plugin's files, the manifest first, so that a complete pair appears at once."""
+    wasm = wat if isinstance(wat, bytes) else bytes(wasmtime.wat2wasm(wat))
+    (directory / f"{name}{suffix}").write_text(text if text is not None else manifest(name))
+    path = directory / f"{name}.wasm"
+    path.write_bytes(wasm)
+    return path
+
+
+class FakePipeline:
+    """Holds the chains that a manager installs."""
+
+    def __init__(self) -> None:
+        self.chains = EMPTY_CHAINS
+        self.installs = 0
+
+    def install(self, chains: HookChains) -> HookChains:
+        """Exchange them, as the real one does."""
+        self.installs += 1
+        old, self.chains = self.chains, chains
+        return old
+
+
+def make_manager(directory: Path, pipeline: FakePipeline, **options: object) -> PluginManager:
+    """A manager over a directory that grants everything unless told otherwise."""
+    options.setdefault("grants", ALL_GRANTS)
+    options.setdefault("watch", False)
+    plugins = Plugins(dir=directory, **options)  # type: ignore[arg-type]
+    return PluginManager(Settings(plugins=plugins), pipeline)
