@@ -10,7 +10,7 @@ import pytest
 
 from proxy.demo.cluster import EmbeddedPostgres, EmbeddedStandby
 from proxy.demo.workspace import Workspace
-from proxy.protocol import frames
+from proxy.protocol import backend
 from tests.support import system
 from tests.support.certificates import Certificates
 from tests.support.ports import take_port
@@ -20,7 +20,7 @@ hypothesis.settings.register_profile("fast", max_examples=60, deadline=None)
 hypothesis.settings.register_profile("deep", max_examples=5_000, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
-IS_COMPILED = frames.__file__.endswith(".so")
+IS_COMPILED = backend.__file__.endswith(".so")
 _log_offsets = pytest.StashKey[dict[str, int]]()
 
 

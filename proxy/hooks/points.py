@@ -8,6 +8,8 @@ The contract of `plugins.md` section 1.1 in code. Knows no WebAssembly: `plugins
 from abc import ABC, abstractmethod
 from typing import Final, final
 
+from mypy_extensions import mypyc_attr
+
 from proxy.observe.counters import HookStats
 from proxy.session.context import ClientContext
 from proxy.sql.statement import StatementFacts
@@ -47,6 +49,7 @@ BLOCKED: Final = b"\x00blocked"
 """What `Subscriber.call` answers for the immediate verdict 1: block with the generic reason."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Completion(ABC):
     """Whoever waits for a call that runs on a worker thread."""
 
@@ -55,6 +58,7 @@ class Completion(ABC):
         """The answer as `Subscriber.call` gives it; or the cause of the failure, else "". In the loop."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Subscriber(ABC):
     """
     One generation of a plugin at one hook.
@@ -147,6 +151,7 @@ class HookChains:
             drained.on_drained(self)
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Drained(ABC):
     """Whoever waits for retired chains to be used no more: the plugin manager."""
 

@@ -409,7 +409,7 @@ class Conversation(LinkUser):
         self.phase = BUSY
         exchange.node = link.node
         exchange.sent = True
-        if link.reported is not self.state.known:
+        if link.reported_id != self.state.known_id:
             for name, value in self.state.differences(link):
                 self._note_parameter(name, value)
                 self.wire.write(backend.parameter_status(name, value))
@@ -504,6 +504,7 @@ class Conversation(LinkUser):
         if self.phase == STARTING or is_internal:
             return False
         self.state.known[name] = value
+        self.state.known_id = 0
         self._note_parameter(name, value)
         return True
 

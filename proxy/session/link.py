@@ -13,6 +13,8 @@ ReadyForQuery ends a query or an exchange, and only its status byte says what th
 from abc import ABC, abstractmethod
 from typing import Final, final
 
+from mypy_extensions import mypyc_attr
+
 from proxy.errors import ProtocolViolation, Refusal
 from proxy.protocol import backend, tags
 from proxy.session.exchange import (
@@ -29,6 +31,7 @@ MAX_REPLY_BYTES: Final = 256 * 1024 * 1024
 SYNC_FRAME: Final = b"S\x00\x00\x00\x04"
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class InternalQuery(ABC):
     """A query of the proxy's own on a link: told of its rows, its error and its end."""
 
@@ -45,6 +48,7 @@ class InternalQuery(ABC):
         """ReadyForQuery. Called exactly once, unless the link is lost first."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class LinkUser(Waiter):
     """The session that a link serves: what the link tells it."""
 
@@ -93,6 +97,36 @@ class LinkUser(Waiter):
         """The server connection has ended while this session had it."""
 
 
+UNTOLD: Final = b"in_hot_standby"
+"""Not told again when it differs: with reads on standbys it would change with every statement, and
+it says nothing about what the client can do here."""
+
+_MAX_IDENTITIES: Final = 10_000
+_identities: dict[bytes, int] = {}
+
+
+def identify(reported: dict[bytes, bytes]) -> int:
+    """
+    A number for a set of reported settings, so that equal sets are recognised by one comparison.
+
+    Equal sets have equal numbers as long as they are remembered; different ones never have.
+    """
+    pairs = sorted([name + b"\x00" + reported[name] for name in reported if name != UNTOLD])
+    key = b"\x00".join(pairs)
+    known = _identities.get(key)
+    if known is None:
+        global _next_identity
+        _next_identity += 1
+        known = _next_identity
+        if len(_identities) >= _MAX_IDENTITIES:
+            _identities.clear()
+        _identities[key] = known
+    return known
+
+
+_next_identity = 0
+
+
 @final
 class BackendLink:
     """
@@ -132,6 +166,7 @@ class BackendLink:
         "prepared",
         "process_id",
         "reported",
+        "reported_id",
         "secret_key",
         "status",
         "unnamed",
@@ -159,6 +194,7 @@ class BackendLink:
         self.process_id = process_id
         self.secret_key = secret_key
         self.reported = parameters
+        self.reported_id = identify(parameters)
         self.opened_at_s = opened_at_s
         self.idle_since_s = opened_at_s
         self.pool: object | None = None
@@ -453,6 +489,7 @@ class BackendLink:
     def _parameter(self, body: bytes, frame: bytes) -> None:
         name, value = backend.parameter_of(body)
         self.reported[name] = value
+        self.reported_id = identify(self.reported)
         user = self.user_session
         if user is not None and user.on_parameter(name, value, len(self._internal) > 0):
             user.on_reply(frame)

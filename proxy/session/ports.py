@@ -8,6 +8,8 @@ not typing.Protocols because calls through an ABC stay cheap when compiled.
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+from mypy_extensions import mypyc_attr
+
 from proxy.errors import Refusal
 from proxy.routing.route import Route
 from proxy.session.inspection import Inspection
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from proxy.session.link import BackendLink
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Wire(ABC):
     """The sending side of one socket. Never blocks: what cannot be sent yet is buffered below."""
 
@@ -41,6 +44,7 @@ class Wire(ABC):
         """Close at once, dropping what was not sent (idempotent)."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Waiter(ABC):
     """Whoever waits for a verdict or for a server connection: the session."""
 
@@ -57,6 +61,7 @@ class Waiter(ABC):
         """The broker gives up: time-out, no node, login refused by the server."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Gate(ABC):
     """
     The hooks, as the session sees them.
@@ -93,6 +98,7 @@ class Gate(ABC):
         """
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Broker(ABC):
     """Nodes and pools, as the session sees them."""
 
@@ -126,6 +132,7 @@ class Broker(ABC):
         """The node answered 25006 where a primary was expected: look at it again (rule 39)."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Classifier(ABC):
     """SQL text to facts, behind a cache. Never raises, never slow beyond its size cap."""
 
@@ -146,6 +153,7 @@ class Classifier(ABC):
         """One statement of kind unknown with this text: what is not parsed on purpose (rule 37)."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Clock(ABC):
     """Time for the core: microseconds that only go forward."""
 

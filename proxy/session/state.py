@@ -13,7 +13,7 @@ client's cannot change what it says.
 from typing import TYPE_CHECKING, Final, final
 
 from proxy.session.answers import quote_identifier
-from proxy.session.link import BackendLink, InternalQuery
+from proxy.session.link import UNTOLD, BackendLink, InternalQuery
 
 if TYPE_CHECKING:
     from proxy.session.conversation import Conversation
@@ -42,11 +42,6 @@ PROBE: Final = (
     b" (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql)"
 )
 
-_UNTOLD: Final = b"in_hot_standby"
-"""Not told again when it differs: with reads on standbys it would change with every statement, and
-it says nothing about what the client can do here."""
-
-
 @final
 class SessionState:
     """
@@ -54,11 +49,11 @@ class SessionState:
 
     startup   settings from its startup packet: what RESET returns to (rule 16)
     desired   settings it has now; key names that set
-    known     what it was told by ParameterStatus
+    known     what it was told by ParameterStatus; known_id is `link.identify` of it, 0 = not known
     pins      reasons why its connection cannot be shared now
     """
 
-    __slots__ = ("desired", "key", "known", "pins", "startup")
+    __slots__ = ("desired", "key", "known", "known_id", "pins", "startup")
 
     def __init__(self, startup: dict[str, str]) -> None:
         self.startup: dict[str, bytes] = {}
@@ -67,6 +62,7 @@ class SessionState:
         self.desired: dict[str, bytes] = dict(self.startup)
         self.key = settings_key(self.desired)
         self.known: dict[bytes, bytes] = {}
+        self.known_id = 0
         self.pins: list[str] = []
 
     def learn(self, found: dict[str, bytes], pins: list[str]) -> None:
@@ -96,9 +92,10 @@ class SessionState:
         reported = link.reported
         for name in reported:
             value = reported[name]
-            if name != _UNTOLD and self.known.get(name) != value:
+            if name != UNTOLD and self.known.get(name) != value:
                 self.known[name] = value
                 changed.append((name, value))
+        self.known_id = link.reported_id
         return changed
 
 
