@@ -1,10 +1,13 @@
 """The workspace: what it hands over, runs, reports and removes."""
 
 import os
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from proxy.demo.cluster import bundled_bin_dir
 from proxy.demo.workspace import Workspace, server_account
 
 
@@ -48,3 +51,18 @@ def test_programs_run_without_the_callers_pg_variables(monkeypatch: pytest.Monke
     monkeypatch.setenv("PGPORT", "1")
     with Workspace() as space:
         assert space.run(["/bin/sh", "-c", 'echo "[$PGPORT]"']) == "[]\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs servers as somebody else")
+def test_programs_that_the_servers_user_cannot_reach_are_copied_and_nothing_is_opened_up(
+    tmp_path: Path,
+) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    shutil.copytree(bundled_bin_dir().parent, closed / "install", symlinks=True)
+    with Workspace() as space:
+        usable = space.readable_program_tree(closed / "install" / "bin")
+        assert usable.is_relative_to(space.path)
+        assert "PostgreSQL" in space.run([str(usable / "postgres"), "--version"])
+        assert space.readable_program_tree(closed / "install" / "bin") == usable
+    assert closed.stat().st_mode & 0o777 == 0o700
