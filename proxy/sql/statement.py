@@ -35,7 +35,11 @@ class StatementFacts:
                     function_call, unknown. A wrapper has the kind of what it would run:
                     EXPLAIN ANALYZE DELETE, PREPARE x AS DELETE, COPY (DELETE ... RETURNING) TO and
                     DECLARE c CURSOR FOR SELECT are delete, delete, delete and select, so that a
-                    filter on kinds cannot be walked around
+                    filter on kinds cannot be walked around. A query that writes in a WITH clause
+                    has the kind of the write; of several the gravest of delete, update, merge,
+                    insert; SELECT INTO is ddl
+    kinds           every kind it has, sorted: kind, its wrappers, all writes in it, what a MERGE or
+                    ON CONFLICT does besides. What filters on kinds shall look here
     is_read_only    True only for what is surely a plain read (protocol rule 38)
     tables          as written, schema-qualified where the text is; also those of CTEs' bodies and
                     sub-selects; without CTE names; sorted, unique
@@ -57,6 +61,7 @@ class StatementFacts:
         "head",
         "is_read_only",
         "kind",
+        "kinds",
         "leaves_state",
         "normalized",
         "prepared",
@@ -80,9 +85,11 @@ class StatementFacts:
         prepared_name: str,
         head: bytes,
         tail: bytes,
+        kinds: tuple[str, ...] = (),
     ) -> None:
         self.text = text
         self.kind = kind
+        self.kinds = kinds if kinds else (kind,)
         self.is_read_only = is_read_only
         self.tables = tables
         self.normalized = normalized
