@@ -18,7 +18,7 @@ COPY plugins_sdk plugins_sdk
 COPY proxy proxy
 # In an image the compiled build is a promise, so a failure to compile fails the build.
 RUN HEADGATE_COMPILE=1 /opt/headgate/bin/pip install --no-cache-dir -c constraints.txt '.[kv]' \
-    && /opt/headgate/bin/python -c "import proxy.protocol.frames as f; assert f.__file__.endswith('.so')"
+    && /opt/headgate/bin/python -c "import proxy.protocol.backend as f; assert f.__file__.endswith('.so')"
 
 FROM ${PYTHON_IMAGE}
 RUN groupadd --system --gid 10001 headgate \

@@ -152,9 +152,9 @@ class CustomBuildHook(BuildHookInterface[BuilderConfig]):
 
     def finalize(
         self,
-        version: str,  # noqa: ARG002 - the interface's
-        build_data: dict[str, Any],  # noqa: ARG002
-        artifact_path: str,  # noqa: ARG002
+        version: str,
+        build_data: dict[str, Any],
+        artifact_path: str,
     ) -> None:
         """Remove the scratch tree."""
         if hasattr(self, "_scratch"):
