@@ -20,10 +20,9 @@ _ZEROES: Final = bytes.maketrans(b"123456789", b"000000000")
 # Before literal shapes whose digits count: no text has a NUL, so no other shape begins so.
 _DIGITS_COUNT: Final = b"\0"
 
-# What an entry keeps besides its key: the text, the normalized text, and both again in the head.
+# What an entry keeps besides its key: objects, the text, the normalized text, both in the head.
 _BYTES_PER_TEXT_BYTE: Final = 5
 _BYTES_PER_ENTRY: Final = 1_500
-_BYTES_PER_KEY: Final = 200
 
 
 @final
@@ -67,10 +66,8 @@ class Generations:
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Store an entry; what was not used for longest may go."""
-        size = len(key) + _BYTES_PER_KEY
-        if len(entry.text) == len(key):
-            # Other keys to the same entry come from texts of other lengths, as a rule.
-            size += len(key) * _BYTES_PER_TEXT_BYTE + _BYTES_PER_ENTRY
+        # Several keys may lead to one entry; it is counted for each, since any may be the last.
+        size = len(key) + len(entry.text) * _BYTES_PER_TEXT_BYTE + _BYTES_PER_ENTRY
         if len(self._young) >= self._max_entries or self._bytes + size > self._max_bytes:
             self._old = self._young
             self._young = {}

@@ -209,6 +209,13 @@ def test_generations_are_bounded_in_bytes() -> None:
     assert 0 < len(cache) < 16
 
 
+def test_a_short_key_does_not_hide_a_long_text() -> None:
+    cache = Generations(1_000_000, 1_000_000)
+    for number in range(1_000):
+        cache.put(b"SELECT ''%d" % number, Entry(b"x" * 10_000, TextFacts(()), ()))
+    assert 0 < len(cache) < 25
+
+
 def test_the_classifier_is_bounded() -> None:
     classifier = PgClassifier(cache_entries=50)
     for number in range(300):
