@@ -79,11 +79,11 @@ class OneMethod(AuthRules):
     def __init__(self, method: str) -> None:
         self._choice = AuthChoice(method)
 
-    def choose(self, peer: Peer, context: ClientContext) -> AuthChoice | None:  # noqa: ARG002
+    def choose(self, peer: Peer, context: ClientContext) -> AuthChoice | None:
         """Choose the one method."""
         return self._choice
 
-    def maps(self, user_map: str, system_name: str, user: str) -> bool:  # noqa: ARG002
+    def maps(self, user_map: str, system_name: str, user: str) -> bool:
         """Names must be the same."""
         return system_name == user
 

@@ -7,6 +7,7 @@ Implements `pool.dialer.Dialer`. Every way out is a BackendLost that says what f
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -357,7 +358,9 @@ def _unreachable(node: Node, error: Exception) -> BackendLost:
     elif isinstance(error, ssl.SSLError):
         reason = f"TLS failed: {error.reason}"
     elif isinstance(error, OSError):
-        reason = error.strerror or str(error) or type(error).__name__
+        # asyncio puts the address into the text, which is no business of a client's.
+        known = error.errno is not None and error.errno > 0
+        reason = os.strerror(error.errno or 0) if known else error.strerror or "it failed"
     else:
         reason = "it closed the connection"
     _log.warning(

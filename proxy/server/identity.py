@@ -62,14 +62,14 @@ class LoginHooks(ABC):
 class NoLoginHooks(LoginHooks):
     """No plugin is subscribed."""
 
-    async def on_connect(self, context: ClientContext) -> Refusal | None:  # noqa: ARG002
+    async def on_connect(self, context: ClientContext) -> Refusal | None:
         """Let it go on."""
         return None
 
     async def authenticate(
         self,
-        context: ClientContext,  # noqa: ARG002
-        prompt: PasswordPrompt,  # noqa: ARG002
+        context: ClientContext,
+        prompt: PasswordPrompt,
     ) -> Identity | Refusal | None:
         """Leave it to the configured method."""
         return None

@@ -198,7 +198,7 @@ class _Login:
         self._check(services.admission.enter(context))
         self._has_entered = True
         self._check(_replication_refusal(first))
-        self._check(self._too_many_failures())
+        self._check(self._too_many_failures(), "too_many_failed_logins")
         self._check(await services.hooks.on_connect(context), "refused_by_plugin")
         credentials = await self._authenticate(context)
         self._check(services.admission.admit(context))
@@ -315,7 +315,6 @@ class _Login:
         wait_s = self._services.limiter.retry_after_s(self._peer.addr, self._services.now_s())
         if wait_s <= 0.0:
             return None
-        self._services.counters.count("too_many_failed_logins")
         return Refusal(
             "28000",
             "too many failed logins from this address",
