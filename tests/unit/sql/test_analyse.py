@@ -129,8 +129,9 @@ def test_with_text_changes_text_and_head_only() -> None:
     (facts,) = analysed("DELETE FROM t WHERE a = 15").facts.statements
     (fresh,) = analysed("DELETE FROM t WHERE a = 27").facts.statements
     other = with_text(facts, b"DELETE FROM t WHERE a = 27")
-    for name in facts.__slots__:
-        assert getattr(other, name) == getattr(fresh, name), name
+    assert (other.text, other.head) == (fresh.text, fresh.head)
+    assert (other.kind, other.tables, other.tail) == (fresh.kind, fresh.tables, fresh.tail)
+    assert (other.normalized, other.leaves_state) == (fresh.normalized, fresh.leaves_state)
 
 
 HOSTILE = {
