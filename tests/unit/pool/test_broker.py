@@ -1,0 +1,571 @@
+"""The broker: grants, waits, refusals, nodes that fail, cancels, quotas. No input or output."""
+
+import pytest
+
+from proxy.errors import Refusal
+from proxy.pool import upkeep
+from proxy.pool.assignment import SLOT_CLOSED, SLOT_IDLE, Pool, Slot
+from proxy.pool.plan import DatabasePlan, NodePlan
+from proxy.routing.node import ROLE_PRIMARY, ROLE_STANDBY, ROLE_UNKNOWN
+from proxy.routing.route import READ, ROUTE_BRANCH, ROUTE_NODE, ROUTE_STANDBY, WRITE, Route
+from proxy.session.link import BackendLink
+from tests.unit.pool.fakes import FakeWaiter, Stage, make_link, make_plan
+
+REFUSED = Refusal("08006", "connection refused")
+BAD_PASSWORD = Refusal("28P01", 'password authentication failed for user "alice"', severity="FATAL")
+
+
+def slot_of(link: BackendLink) -> Slot:
+    slot = link.pool
+    assert isinstance(slot, Slot)
+    return slot
+
+
+def pool_of(stage: Stage, node: str, database: str = "app") -> Pool:
+    for pool in stage.broker.registry.pools.values():
+        if pool.node.name == node and pool.database == database:
+            return pool
+    raise AssertionError(f"no pool at {node}")
+
+
+def connect(stage: Stage, route: Route = WRITE, user: str = "alice") -> BackendLink:
+    """One client that gets a connection, opened if need be."""
+    waiter = FakeWaiter()
+    link = stage.broker.acquire(waiter, "app", user, route)
+    if link is not None:
+        return link
+    stage.open_all()
+    return waiter.link
+
+
+def test_the_first_client_waits_for_a_connection_and_the_next_reuses_it() -> None:
+    stage = Stage()
+    waiter = FakeWaiter()
+    assert stage.broker.acquire(waiter, "app", "alice", WRITE) is None
+    assert waiter.links == []
+    stage.open_all()
+    link = waiter.link
+    assert (link.node, link.database, link.user) == ("pg1", "app", "alice")
+    stage.broker.release(link)
+    assert stage.broker.acquire(FakeWaiter(), "app", "alice", WRITE) is link
+    pool = pool_of(stage, "pg1")
+    assert (pool.counters.logins, pool.counters.waits) == (1, 1)
+    assert (stage.counters.write_routed, stage.counters.read_routed) == (2, 0)
+
+
+def test_reads_go_to_the_standbys_in_turn() -> None:
+    stage = Stage()
+    nodes = {connect(stage, READ).node, connect(stage, READ).node}
+    assert nodes == {"pg2", "pg3"}
+    assert stage.counters.read_routed == 2
+
+
+def test_users_and_databases_do_not_share_connections() -> None:
+    stage = Stage()
+    link = connect(stage)
+    stage.broker.release(link)
+    for database, user in (("app", "bob"), ("other", "alice")):
+        assert stage.broker.acquire(FakeWaiter(), database, user, WRITE) is None
+
+
+def test_clients_are_served_in_the_order_in_which_they_came() -> None:
+    stage = Stage(make_plan(size=1))
+    link = connect(stage)
+    waiters = [FakeWaiter() for _ in range(3)]
+    for waiter in waiters:
+        stage.clock.seconds += 1.0
+        assert stage.broker.acquire(waiter, "app", "alice", WRITE) is None
+    stage.broker.withdraw(waiters[1])
+    stage.broker.withdraw(waiters[1])
+    stage.broker.release(link)
+    assert waiters[0].link is link
+    assert waiters[2].links == []
+    stage.broker.release(link)
+    assert waiters[2].link is link
+    assert waiters[1].links == []
+    stage.broker.release(link)
+    stage.level()
+    assert pool_of(stage, "pg1").counters.wait_us >= 2_000_000
+
+
+def test_a_pool_opens_no_more_than_its_size() -> None:
+    stage = Stage(make_plan(size=2))
+    for _ in range(5):
+        stage.broker.acquire(FakeWaiter(), "app", "alice", WRITE)
+    assert len(stage.errands.openings) == 2
+    stage.level()
+
+
+def test_a_waiter_that_gives_back_at_once_makes_no_recursion() -> None:
+    stage = Stage(make_plan(size=1))
+    link = connect(stage)
+
+    class Hasty(FakeWaiter):
+        def on_backend(self, link: BackendLink) -> None:
+            super().on_backend(link)
+            stage.broker.release(link)
+
+    waiters = [Hasty() for _ in range(5000)]
+    for waiter in waiters:
+        stage.broker.acquire(waiter, "app", "alice", WRITE)
+    stage.broker.release(link)
+    assert all(waiter.link is link for waiter in waiters)
+    assert slot_of(link).state == SLOT_IDLE
+
+
+def test_a_waiter_that_fails_does_not_cost_the_others_their_turn() -> None:
+    stage = Stage(make_plan(size=1))
+    link = connect(stage)
+
+    class Failing(FakeWaiter):
+        def on_no_backend(self, refusal: Refusal) -> None:
+            raise RuntimeError("a session failed")
+
+    waiters = [Failing(), FakeWaiter()]
+    for waiter in waiters:
+        stage.broker.acquire(waiter, "app", "alice", WRITE)
+    stage.clock.seconds += 31.0
+    stage.broker.tick()
+    with pytest.raises(RuntimeError):
+        stage.broker.flush()
+    stage.flush()
+    assert waiters[1].refusal.sqlstate == "53300"
+    stage.broker.release(link)
+
+
+def test_waiting_too_long_is_53300() -> None:
+    stage = Stage(make_plan(size=1))
+    connect(stage)
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    stage.pass_time(29.0)
+    assert waiter.refusals == []
+    stage.pass_time(1.5)
+    assert waiter.refusal.sqlstate == "53300"
+    assert waiter.refusal.severity == "ERROR"
+    assert "pool.size" in waiter.refusal.hint
+    assert not stage.broker.busy
+
+
+def test_wait_timeout_0_waits_for_ever() -> None:
+    stage = Stage(make_plan(size=1))
+    stage.plan.wait_timeout_s = 0.0
+    connect(stage)
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    stage.pass_time(1e6)
+    assert waiter.refusals == []
+
+
+def test_an_unknown_database_is_refused_after_acquire_has_returned() -> None:
+    plan = make_plan()
+    plan.databases = {"app": plan.databases["*"]}
+    stage = Stage(plan)
+    waiter = FakeWaiter()
+    assert stage.broker.acquire(waiter, "nope", "alice", WRITE) is None
+    assert waiter.refusals == []
+    stage.flush()
+    assert waiter.refusal.sqlstate == "3D000"
+    assert "nope" in waiter.refusal.message
+
+
+@pytest.mark.parametrize("kind", [ROUTE_NODE, ROUTE_BRANCH])
+def test_an_unknown_node_or_branch_is_refused(kind: int) -> None:
+    stage = Stage()
+    waiter = FakeWaiter()
+    assert stage.broker.acquire(waiter, "app", "alice", Route(kind, "nope", True)) is None
+    stage.flush()
+    assert waiter.refusal.sqlstate == "42704"
+
+
+def test_a_refusal_that_was_not_told_yet_can_be_withdrawn() -> None:
+    stage = Stage()
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", Route(ROUTE_NODE, "nope", True))
+    stage.broker.withdraw(waiter)
+    stage.flush()
+    assert waiter.refusals == []
+
+
+def test_a_branch_is_another_database_on_its_own_nodes() -> None:
+    stage = Stage()
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", Route(ROUTE_BRANCH, "dev", True))
+    stage.open_all()
+    assert (waiter.link.database, waiter.link.node) == ("app_dev", "pg2")
+
+
+# -- nodes that fail
+
+
+def test_with_no_primary_a_client_waits_for_one_within_connect_timeout() -> None:
+    stage = Stage()
+    stage.down("pg1")
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    stage.pass_time(3.0)
+    assert waiter.refusals == []
+    stage.up("pg1", ROLE_PRIMARY)
+    stage.open_all()
+    assert waiter.link.node == "pg1"
+
+
+def test_with_no_primary_a_client_is_refused_when_connect_timeout_is_over() -> None:
+    stage = Stage()
+    stage.down("pg1")
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    stage.pass_time(5.1)
+    assert waiter.refusal.sqlstate == "57P03"
+    assert '"pg1" is down' in waiter.refusal.detail
+    late = FakeWaiter()
+    stage.broker.acquire(late, "app", "alice", WRITE)
+    stage.flush()
+    assert late.refusal.sqlstate == "57P03"
+    assert stage.broker.parked.count == 0
+
+
+def test_before_the_first_check_clients_wait_for_it() -> None:
+    stage = Stage(checked=False)
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    assert stage.broker.parked.count == 1
+    stage.up("pg2", ROLE_STANDBY)
+    assert stage.errands.openings == []
+    stage.up("pg1", ROLE_PRIMARY)
+    stage.open_all()
+    assert waiter.link.node == "pg1"
+
+
+def test_a_standby_that_cannot_be_reached_is_left_at_once() -> None:
+    stage = Stage()
+    waiters = [FakeWaiter() for _ in range(4)]
+    for waiter in waiters:
+        stage.broker.acquire(waiter, "app", "alice", READ)
+    dead = stage.errands.openings[0].pool.node
+    stage.broker.on_open_failed(stage.errands.openings.pop(0), REFUSED)
+    assert not dead.is_up
+    assert dead.name in stage.errands.looks
+    links = stage.open_all()
+    while links:
+        link = links.pop()
+        if slot_of(link).state == 1:
+            stage.broker.release(link)
+        links.extend(stage.open_all())
+    served = [waiter.link.node for waiter in waiters]
+    assert dead.name not in served
+    stage.level()
+
+
+def test_reads_fall_back_to_the_primary_when_every_standby_dies() -> None:
+    stage = Stage()
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", READ)
+    stage.fail_all(REFUSED)
+    stage.fail_all(REFUSED)
+    stage.open_all()
+    assert waiter.link.node == "pg1"
+
+
+def test_a_write_whose_only_primary_is_dead_is_refused_in_connect_timeout() -> None:
+    stage = Stage()
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    stage.clock.seconds += 5.0  # the node swallowed the packets for all of it
+    stage.fail_all(REFUSED)
+    assert waiter.refusal.sqlstate == "57P03"
+    assert pool_of(stage, "pg1").counters.login_failures == 1
+
+
+def test_idle_connections_to_a_dead_node_are_closed_and_used_ones_are_not_kept() -> None:
+    stage = Stage()
+    used, idle = connect(stage), connect(stage)
+    stage.broker.release(idle)
+    stage.down("pg1")
+    assert [link.is_closed for link in (idle, used)] == [True, False]
+    stage.broker.release(used)
+    assert used.is_closed
+    assert pool_of(stage, "pg1").total() == 0
+
+
+def test_a_failover_moves_those_who_wait() -> None:
+    stage = Stage()
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    stage.up("pg1", ROLE_STANDBY)
+    assert stage.broker.parked.count == 1
+    stage.up("pg2", ROLE_PRIMARY)
+    stage.open_all()
+    assert waiter.link.node == "pg2"
+
+
+def test_a_login_tells_the_role_where_the_monitor_could_not() -> None:
+    stage = Stage(checked=False)
+    for name in ("pg1", "pg2", "pg3"):
+        stage.nodes.reachable(stage.nodes.by_name[name], 1000.0, "no login")
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    slot = stage.errands.openings.pop()
+    assert slot.pool.node.name == "pg1"
+    stage.broker.on_opened(slot, make_link(slot, parameters={b"in_hot_standby": b"on"}))
+    stage.flush()
+    assert stage.nodes.by_name["pg1"].role == ROLE_STANDBY
+    assert waiter.links == []
+    slot = stage.errands.openings.pop()
+    assert slot.pool.node.name == "pg2"
+    stage.broker.on_opened(slot, make_link(slot, parameters={b"in_hot_standby": b"off"}))
+    stage.flush()
+    assert waiter.link.node == "pg2"
+    assert stage.nodes.by_name["pg2"].role == ROLE_PRIMARY
+
+
+def test_25006_has_the_node_looked_at_and_the_connection_closed() -> None:
+    stage = Stage()
+    link = connect(stage)
+    stage.broker.demoted(link)
+    assert stage.errands.looks == ["pg1"]
+    assert stage.nodes.by_name["pg1"].role == ROLE_PRIMARY
+    stage.broker.release(link)
+    assert link.is_closed
+
+
+def test_a_lost_connection_has_its_node_looked_at_and_frees_its_place() -> None:
+    stage = Stage(make_plan(size=1))
+    link = connect(stage)
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    stage.broker.on_link_closed(link)
+    stage.broker.on_link_closed(link)
+    stage.broker.release(link)
+    assert stage.errands.looks == ["pg1"]
+    stage.open_all()
+    assert waiter.link is not link
+    stage.level()
+
+
+# -- logins that fail
+
+
+def test_the_servers_refusal_of_a_login_reaches_the_clients_at_once() -> None:
+    stage = Stage()
+    waiters = [FakeWaiter(), FakeWaiter()]
+    for waiter in waiters:
+        stage.broker.acquire(waiter, "app", "alice", WRITE)
+    slot = stage.errands.openings.pop()
+    stage.broker.on_open_failed(slot, BAD_PASSWORD)
+    stage.flush()
+    assert [waiter.refusals for waiter in waiters] == [[], []]  # another login is under way
+    stage.fail_all(BAD_PASSWORD)
+    assert [waiter.refusal for waiter in waiters] == [BAD_PASSWORD, BAD_PASSWORD]
+    assert stage.nodes.by_name["pg1"].is_up
+
+
+def test_failed_logins_do_not_loop() -> None:
+    stage = Stage()
+    attempts = 0
+    for _ in range(100):
+        stage.broker.acquire(FakeWaiter(), "app", "alice", WRITE)
+        stage.pass_time(0.1)
+        attempts += len(stage.errands.openings)
+        stage.fail_all(BAD_PASSWORD)
+    assert 5 <= attempts <= 12
+
+
+def test_a_login_that_fails_while_others_work_keeps_the_clients_waiting() -> None:
+    stage = Stage()
+    link = connect(stage)
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    stage.fail_all(BAD_PASSWORD)
+    assert waiter.refusals == []
+    stage.broker.release(link)
+    assert waiter.link is link
+
+
+def test_a_full_server_makes_another_pool_give_way() -> None:
+    stage = Stage()
+    link = connect(stage, user="bob")
+    stage.broker.release(link)
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    stage.fail_all(Refusal("53300", "sorry, too many clients already", severity="FATAL"))
+    assert link.is_closed
+    assert waiter.refusals == []
+    stage.pass_time(0.2)
+    stage.open_all()
+    assert len(waiter.links) == 1
+
+
+def test_a_server_that_stays_full_is_named_as_the_reason() -> None:
+    stage = Stage()
+    full = Refusal("53300", "sorry, too many clients already", severity="FATAL")
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    for _ in range(400):
+        stage.fail_all(full)
+        stage.pass_time(0.1)
+    assert waiter.refusal is full
+
+
+def test_a_connection_that_nobody_needs_any_more_is_closed() -> None:
+    stage = Stage()
+    stage.broker.acquire(FakeWaiter(), "app", "alice", WRITE)
+    slot = stage.errands.openings.pop()
+    stage.broker.close_slot(slot, "test")
+    link = make_link(slot)
+    stage.broker.on_opened(slot, link)
+    assert link.is_closed
+    stage.broker.on_open_failed(slot, REFUSED)
+    assert stage.nodes.by_name["pg1"].is_up
+
+
+def test_a_connection_opened_for_one_who_left_rests() -> None:
+    stage = Stage()
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    stage.broker.withdraw(waiter)
+    [link] = stage.open_all()
+    assert waiter.links == []
+    assert slot_of(link).state == SLOT_IDLE
+
+
+# -- giving back
+
+
+def test_discard_closes_and_serves_the_next() -> None:
+    stage = Stage(make_plan(size=1))
+    link = connect(stage)
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    stage.broker.discard(link, "left in the middle of a result")
+    assert link.is_closed
+    assert link.close_reason == "left in the middle of a result"
+    stage.broker.discard(link, "again")
+    stage.open_all()
+    assert len(waiter.links) == 1
+
+
+def test_a_closed_connection_is_not_kept() -> None:
+    stage = Stage()
+    link = connect(stage)
+    slot = slot_of(link)
+    link.is_closed = True
+    stage.broker.release(link)
+    assert slot.state == SLOT_CLOSED
+    stage.level()
+
+
+def test_giving_back_twice_does_no_harm() -> None:
+    stage = Stage()
+    link = connect(stage)
+    stage.broker.release(link)
+    stage.broker.release(link)
+    pool = pool_of(stage, "pg1")
+    assert (pool.idle, pool.active) == (1, 0)
+
+
+def test_rule_34_a_cancelled_connection_is_held_until_the_cancel_is_settled() -> None:
+    stage = Stage(make_plan(size=1))
+    link = connect(stage)
+    stage.broker.cancel(link)
+    assert stage.errands.cancels == [slot_of(link)]
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    stage.broker.release(link)
+    assert waiter.links == []
+    stage.broker.on_cancel_done(stage.errands.cancels.pop(), is_certain=True)
+    assert waiter.link is link
+
+
+def test_rule_34_a_cancel_of_unknown_fate_ends_the_connection() -> None:
+    stage = Stage()
+    link = connect(stage)
+    stage.broker.cancel(link)
+    stage.broker.release(link)
+    stage.broker.on_cancel_done(stage.errands.cancels.pop(), is_certain=False)
+    assert link.is_closed
+    stage.broker.cancel(link)
+    assert stage.errands.cancels == []
+
+
+# -- quotas
+
+
+def test_a_full_database_makes_room_from_another_user() -> None:
+    plan = make_plan()
+    plan.databases["*"].max_connections = 1
+    stage = Stage(plan)
+    link = connect(stage, user="bob")
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    assert stage.errands.openings == []
+    second = FakeWaiter()
+    stage.clock.seconds += 1.0
+    stage.broker.acquire(second, "app", "bob", WRITE)
+    stage.broker.release(link)  # alice has waited longer, and has no connection
+    assert link.is_closed
+    stage.open_all()
+    assert waiter.link.user == "alice"
+    stage.broker.release(waiter.link)
+    stage.open_all()
+    assert second.link.user == "bob"
+    stage.level()
+
+
+def test_a_full_database_closes_what_rests() -> None:
+    plan = make_plan()
+    plan.max_user_connections = 1
+    stage = Stage(plan)
+    link = connect(stage)
+    stage.broker.release(link)
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "other", "alice", WRITE)
+    assert link.is_closed
+    stage.open_all()
+    assert waiter.link.database == "other"
+
+
+# -- reload
+
+
+def test_a_reload_changes_bounds_nodes_and_those_who_wait() -> None:
+    stage = Stage(make_plan(size=1))
+    link = connect(stage)
+    waiter, lost = FakeWaiter(), FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    stage.broker.acquire(lost, "gone", "alice", Route(ROUTE_BRANCH, "dev", False))
+    plan = make_plan(size=5)
+    plan.branches = {}
+    plan.nodes = [NodePlan("pg1", ROLE_UNKNOWN, 3), NodePlan("pg4", ROLE_STANDBY, 1)]
+    plan.databases["*"] = DatabasePlan("*", "", "", ("pg1", "pg4"), 5, "session", 0)
+    stage.broker.reconfigure(plan)
+    assert pool_of(stage, "pg1").size == 5
+    assert stage.nodes.by_name["pg1"].weight == 3
+    assert list(stage.nodes.by_name) == ["pg1", "pg4"]
+    stage.open_all()
+    assert waiter.link is not link
+    assert lost.refusal.sqlstate == "42704"
+    destination = stage.broker.directory.find("app", "alice")
+    assert destination is not None
+    assert destination.mode == "session"
+
+
+def test_connections_to_a_removed_node_end() -> None:
+    stage = Stage()
+    link = connect(stage, Route(ROUTE_STANDBY, "", True))
+    gone = link.node
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", Route(ROUTE_NODE, gone, True))
+    late = stage.errands.openings.pop()
+    plan = make_plan()
+    plan.nodes = [NodePlan("pg1", ROLE_UNKNOWN, 1)]
+    plan.databases["*"].nodes = ("pg1",)
+    stage.broker.reconfigure(plan)
+    stage.flush()
+    assert waiter.refusal.sqlstate == "42704"
+    stage.broker.release(link)
+    assert link.is_closed
+    late_link = make_link(late)
+    stage.broker.on_opened(late, late_link)
+    assert late_link.is_closed
+    assert upkeep.in_use(stage.broker, "") == 0
