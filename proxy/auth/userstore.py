@@ -11,6 +11,8 @@ Knows no clock, no sockets and no files: those are arguments.
 from abc import ABC, abstractmethod
 from typing import Final, final
 
+from mypy_extensions import mypyc_attr
+
 from proxy.auth.md5 import is_secret
 from proxy.auth.scram import SECRET_PREFIX
 
@@ -91,6 +93,7 @@ class Credentials:
         return f"Credentials({', '.join(kinds)})"
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class SecretLookup(ABC):
     """auth_query: ask a server for a user's secret."""
 
