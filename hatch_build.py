@@ -53,7 +53,10 @@ NOT_HOT = ("proxy/auth/userstore.py", "proxy/auth/failures.py")
 
 COMPILER_REQUIREMENTS = ["mypy[mypyc]==2.4.1", "setuptools>=65"]
 COPIED = ("proxy", "tests", "plugins_sdk", "config", "benchmarks", "docs", "tools", "README.md")
-COPIED_FILES = ("pyproject.toml", "hatch_build.py", "docker-compose.yml", "Dockerfile", "Makefile")
+COPIED_FILES = (
+    *("pyproject.toml", "constraints.txt", "hatch_build.py", "Makefile"),
+    *("Dockerfile", "docker-compose.yml"),
+)
 
 # Types are checked strictly by `make lint`, with all dependencies there; a build environment has
 # none of them. mypyc's own demands are always checked.
