@@ -16,6 +16,11 @@ from proxy.settings.model import Log
 
 SECRET_KEYS: Final = frozenset({"password", "secret", "token", "secret_key", "client_key"})
 
+TRACEBACKS: Final = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
+"""Where an exception came from, without the values of variables: some of them are secrets."""
+
 _LEVELS: Final = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -38,7 +43,7 @@ def configure_logging(log: Log) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             hide_secrets,
-            structlog.processors.dict_tracebacks if as_json else structlog.processors.format_exc_info,
+            TRACEBACKS if as_json else structlog.processors.format_exc_info,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[log.level]),

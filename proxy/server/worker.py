@@ -8,7 +8,7 @@ the life of a client's connection and the sweep for time-outs.
 import asyncio
 import secrets
 from pathlib import Path
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 import structlog
 
@@ -53,6 +53,9 @@ from proxy.session.tuning import (
 from proxy.settings.model import Settings
 from proxy.settings.users import read_users
 from proxy.sql.classify import PgClassifier
+
+if TYPE_CHECKING:
+    from proxy.admin.side import AdminSide
 
 SWEEP_S: Final = 0.25
 """How often sessions are looked at for time-outs; they are as exact as this."""
@@ -117,6 +120,7 @@ class Worker:
         self._contexts: dict[FrontendConnection, LoggedInClient] = {}
         self._next_client = 0
         self._listener: Listener | None = None
+        self.admin: AdminSide | None = None
         self.login_hooks = NoLoginHooks()
         self._services = self._make_services()
 
@@ -174,6 +178,8 @@ class Worker:
         listener.start(sockets)
         self._listener = listener
         self.tasks.spawn(self._sweep(), "time-outs")
+        self.admin = _admin_side(self)
+        await self.admin.start()
         self.is_ready = True
 
     async def stop(self) -> None:
@@ -201,6 +207,8 @@ class Worker:
             await asyncio.sleep(0.05)
         self.outcomes.flush()
         await self.pools.stop()
+        if self.admin is not None:
+            await self.admin.stop()
         await self.tasks.cancel_all()
 
     def cut_off(self) -> None:
@@ -304,6 +312,13 @@ class Worker:
             max(1, pool.max_prepared_statements),
             MAX_CAPTURE_BYTES,
         )
+
+
+def _admin_side(worker: Worker) -> "AdminSide":
+    # The admin side stands above the worker and reads it: it is brought in where it is started.
+    from proxy.admin.side import AdminSide
+
+    return AdminSide(worker)
 
 
 def _users_of(settings: Settings) -> dict[str, str]:

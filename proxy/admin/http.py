@@ -1,0 +1,97 @@
+"""
+The admin HTTP server: a Litestar application on uvicorn, in the worker's own event loop.
+
+Signals, logging and the life of the process stay the worker's: uvicorn is told to leave them
+alone. With several worker processes each listens on the same port, and answers for all of them
+(`admin.fleet`).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, final
+
+import structlog
+import uvicorn
+
+from proxy.admin.api import make_app
+from proxy.admin.audit import Audit
+from proxy.admin.fleet import Fleet
+from proxy.admin.guard import Guard
+from proxy.errors import SettingsError
+from proxy.server.listener import open_tcp_sockets
+
+if TYPE_CHECKING:
+    from proxy.server.worker import Worker
+
+BACKLOG: Final = 128
+MAX_CONNECTIONS: Final = 256
+STOP_TIMEOUT_S: Final = 2
+
+_log = structlog.get_logger("headgate.admin")
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn without its signal handlers: SIGTERM and SIGINT drain the worker."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals alone."""
+        yield
+
+
+@final
+class AdminServer:
+    """The HTTP side of one worker."""
+
+    def __init__(self, worker: "Worker", fleet: Fleet, audit: Audit) -> None:
+        self._worker = worker
+        self._fleet = fleet
+        self._audit = audit
+        self._server: _Uvicorn | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen. Raises SettingsError when the address cannot be had; without a port, nothing."""
+        worker = self._worker
+        admin = worker.settings.admin
+        if admin.port == 0:
+            return
+        try:
+            sockets = open_tcp_sockets(
+                [admin.host], admin.port, BACKLOG, reuse_port=worker.workers > 1
+            )
+        except SettingsError as error:
+            raise SettingsError([f"admin: {problem}" for problem in error.problems]) from None
+        app = Guard(
+            make_app(worker, self._fleet, self._audit),
+            lambda: worker.settings.admin,
+            worker.counters,
+        )
+        server = _Uvicorn(
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                ws="none",
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=MAX_CONNECTIONS,
+                timeout_graceful_shutdown=STOP_TIMEOUT_S,
+            )
+        )
+        self._server = server
+        self._task = worker.tasks.spawn(server.serve(sockets=sockets), "admin HTTP server")
+
+    async def stop(self) -> None:
+        """Stop listening, and end what is still being answered."""
+        server, self._server = self._server, None
+        task, self._task = self._task, None
+        if server is None or task is None:
+            return
+        server.should_exit = True
+        await asyncio.wait([task], timeout=STOP_TIMEOUT_S + 1)
+        if not task.done():
+            _log.warning("admin requests cut off")
+            task.cancel()

@@ -1,0 +1,35 @@
+"""
+The admin side of one worker: what the worker starts, stops, and hands console clients to.
+"""
+
+from typing import TYPE_CHECKING, final
+
+from proxy.admin.audit import Audit
+from proxy.admin.fleet import Fleet
+from proxy.admin.http import AdminServer
+
+if TYPE_CHECKING:
+    from proxy.server.worker import Worker
+
+
+@final
+class AdminSide:
+    """
+    HTTP and console.
+
+    fleet   requests to this worker and to all others; its `peers` is set where there are others
+    audit   what operators changed
+    """
+
+    def __init__(self, worker: "Worker") -> None:
+        self.audit = Audit()
+        self.fleet = Fleet(worker)
+        self._http = AdminServer(worker, self.fleet, self.audit)
+
+    async def start(self) -> None:
+        """Begin to serve HTTP. Raises SettingsError when its address cannot be had."""
+        await self._http.start()
+
+    async def stop(self) -> None:
+        """End HTTP; the last thing in a drain, so that probes see it to its end."""
+        await self._http.stop()
