@@ -17,9 +17,11 @@ Headgate runs in front of a primary and a standby, with four plugins on every st
 
   psql -h 127.0.0.1 -p {port} -U {user} {database}{short}
 
-    SELECT pg_is_in_recovery();          -- t: a read, on the standby
-    INSERT INTO customers (name, region) VALUES ('you', 'north') RETURNING pg_is_in_recovery();
-                                         -- f: a write, on the primary
+    SELECT current_setting('in_hot_standby'), count(*) FROM orders;
+                                         -- on: a read, on the standby
+    INSERT INTO customers (name, region) VALUES ('you', 'north')
+      RETURNING current_setting('in_hot_standby');
+                                         -- off: a write, on the primary
     DROP TABLE orders;                   -- ERROR 42000, by plugin no-drop
     SELECT query FROM pg_stat_activity WHERE pid = pg_backend_pid();
                                          -- the text as plugin tag-tenant sends it
