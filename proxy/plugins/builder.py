@@ -15,10 +15,12 @@ from proxy.observe.counters import HookStats
 from proxy.plugins import limits as limits_of
 from proxy.plugins import permissions
 from proxy.plugins.compiled import CompiledCache
+from proxy.plugins.component import ComponentBlueprint, component_blueprint
 from proxy.plugins.ffi import GuestStopped
-from proxy.plugins.generation import Generation
+from proxy.plugins.generation import AnyBlueprint, Generation
 from proxy.plugins.host.services import Services
 from proxy.plugins.instance import Blueprint
+from proxy.plugins.limits import Limits
 from proxy.plugins.loader import Source, read_source
 from proxy.plugins.module import check_grants, inspect, wishes_of
 from proxy.plugins.runtime import Runtime
@@ -57,15 +59,13 @@ class Builder:
         self.trust.check(source)
         return source
 
-    def blueprint(self, source: Source) -> Blueprint:
+    def blueprint(self, source: Source) -> AnyBlueprint:
         """Compile, inspect, negotiate. For a thread; raises PluginFailed."""
         manifest = source.manifest
         override = self.override(manifest.name)
         limits = limits_of.effective(manifest.limits, self.settings.limits, override.limits)
         if source.is_component:
-            raise PluginFailed(
-                manifest.name, "compile", f"{source.path}: a component; expected a core module"
-            )
+            return self._component(source, limits, override)
         module = self.compiled.module(manifest.name, source.wasm, source.wasm_sha256)
         try:
             shape = inspect(module, manifest, limits.memory_bytes)
@@ -91,6 +91,26 @@ class Builder:
             services=self.services,
             config=self._config(source),
         )
+
+    def _component(
+        self, source: Source, limits: Limits, override: PluginOverride
+    ) -> ComponentBlueprint:
+        manifest = source.manifest
+        component = self.compiled.component(manifest.name, source.wasm, source.wasm_sha256)
+        try:
+            return component_blueprint(
+                manifest.name,
+                self.runtime,
+                component,
+                manifest,
+                limits,
+                self._effective(manifest.wishes, override),
+                self.services,
+                self._config(source),
+            )
+        except PluginFailed:
+            component.close()
+            raise
 
     def _effective(self, wishes: frozenset[str], override: PluginOverride) -> frozenset[str]:
         grants = override.grants if override.grants is not None else self.settings.grants

@@ -10,6 +10,7 @@ from proxy.errors import PluginFailed
 from proxy.hooks.points import HOOK_NAMES
 from proxy.plugins.builder import Builder
 from proxy.plugins.ffi import GuestStopped
+from proxy.plugins.generation import make_instance
 from proxy.plugins.host.services import Services
 from proxy.plugins.instance import InitRefused
 from proxy.plugins.loader import Source, module_paths
@@ -72,7 +73,7 @@ def _try(builder: Builder, source: Source) -> CheckLine:
     linked = None
     try:
         linked = blueprint.link(is_fast=True)
-        blueprint.instance(linked).close()
+        make_instance(blueprint, linked).close()
     except InitRefused as refused:
         raise PluginFailed(manifest.name, "init", str(refused)) from None
     except GuestStopped as stopped:

@@ -196,6 +196,41 @@ def first_line(message: str) -> str:
 
 
 @final
+class Deadline:
+    """
+    What happens when a guest's time is up.
+
+    It gets one tick of grace: on a busy machine the whole process may have been off the processor,
+    and an innocent call then comes back at once. If the next tick finds it running all the time, it
+    is stopped; if it hardly ran, it is let go on. Fuel bounds all of that.
+    """
+
+    __slots__ = ("_expired_cpu_ns", "_expired_ns", "callback", "is_passed")
+
+    def __init__(self) -> None:
+        self.is_passed = False
+        self.callback = _ON_DEADLINE(self._on_deadline)
+        self._expired_ns = 0
+        self._expired_cpu_ns = 0
+
+    def _on_deadline(self, _context: Any, _data: Any, delta: Any, kind: Any) -> int:
+        now, cpu = monotonic_ns(), thread_time_ns()
+        since, used = now - self._expired_ns, cpu - self._expired_cpu_ns
+        self._expired_ns, self._expired_cpu_ns = now, cpu
+        if since <= 2 * TICK_NS and used * 2 >= since:
+            self.is_passed = True
+            return int(_error_new(b"time limit exceeded"))
+        delta[0] = 1
+        kind[0] = _UPDATE_CONTINUE
+        return 0
+
+    def take(self) -> bool:
+        """Whether the last call was stopped by it; asked once."""
+        was_passed, self.is_passed = self.is_passed, False
+        return was_passed
+
+
+@final
 class Imports:
     """
     Host functions linked to a module, ready to be instantiated any number of times.
@@ -204,10 +239,6 @@ class Imports:
     Imports serves one thread at a time. host_error is the exception out of the last host function
     that failed, host_trap the reason of one that stopped its guest on purpose (`stop`).
 
-    A guest whose deadline has passed gets one tick of grace: on a busy machine the whole process
-    may have been off the processor, and an innocent call then comes back at once. If the next tick
-    finds it running all the time, it is stopped; if it hardly ran, it is let go on. Fuel bounds all
-    of that.
     """
 
     def __init__(self, engine: wasmtime.Engine, module: wasmtime.Module) -> None:
@@ -216,10 +247,7 @@ class Imports:
         self.active: Sandbox | None = None
         self.host_error: BaseException | None = None
         self.host_trap = ""
-        self.is_timed_out = False
-        self.on_deadline = _ON_DEADLINE(self._on_deadline)
-        self._expired_ns = 0
-        self._expired_cpu_ns = 0
+        self.deadline = Deadline()
         self._linker = wasmtime.Linker(engine)
         self._callbacks: list[Any] = []
         self._pre: wasmtime.InstancePre | None = None
@@ -251,17 +279,6 @@ class Imports:
         )  # fmt: skip
         if error:
             raise GuestStopped(CAUSE_HOST, f"cannot link {module}.{name}: {take_error(error)}")
-
-    def _on_deadline(self, _context: Any, _data: Any, delta: Any, kind: Any) -> int:
-        now, cpu = monotonic_ns(), thread_time_ns()
-        since, used = now - self._expired_ns, cpu - self._expired_cpu_ns
-        self._expired_ns, self._expired_cpu_ns = now, cpu
-        if since <= 2 * TICK_NS and used * 2 >= since:
-            self.is_timed_out = True
-            return int(_error_new(b"time limit exceeded"))
-        delta[0] = 1
-        kind[0] = _UPDATE_CONTINUE
-        return 0
 
     def stop(self, reason: str) -> int:
         """For a host function to return: stop the guest, which counts as the guest's own trap."""
@@ -324,7 +341,7 @@ class Sandbox:
         pre = imports.prepare()
         self._store: c_void_p | None = c_void_p(binding.store_new(imports.engine.ptr(), None, None))
         self._context = c_void_p(binding.store_context(self._store))
-        binding.store_on_deadline(self._store, imports.on_deadline, None, None)
+        binding.store_on_deadline(self._store, imports.deadline.callback, None, None)
         # Four tables and one memory are what compilers make; four instances leave room for none.
         binding.store_limiter(
             self._store,
@@ -430,8 +447,7 @@ class Sandbox:
             code, message = take_trap(pointer)
         message = first_line(message)
         imports = self._imports
-        if imports.is_timed_out:
-            imports.is_timed_out = False
+        if imports.deadline.take():
             return GuestStopped(CAUSE_TIMEOUT, message)
         if imports.host_trap:
             reason, imports.host_trap = imports.host_trap, ""

@@ -23,20 +23,34 @@ from proxy.hooks.points import (
     Completion,
 )
 from proxy.observe.counters import HookStats
+from proxy.plugins.component import ComponentBlueprint, ComponentInstance, ComponentLinked
 from proxy.plugins.ffi import CAUSE_HOST, GuestStopped
 from proxy.plugins.host.table import KV_FUNCTIONS, WAITING_PERMISSIONS
 from proxy.plugins.instance import Blueprint, InitRefused, Instance, Linked
 from proxy.plugins.lifecycle import Lifecycle, State
 from proxy.plugins.loader import Source
 from proxy.plugins.match import Matcher
-from proxy.plugins.subscriber import FreshHook, PluginHook, ResidentHook
+from proxy.plugins.subscriber import ComponentHook, FreshHook, PluginHook, ResidentHook
 
 logger = logging.getLogger("headgate.plugins")
+
+AnyBlueprint = Blueprint | ComponentBlueprint
+AnyInstance = Instance | ComponentInstance
+AnyLinked = Linked | ComponentLinked
 
 CAUSE_OVERLOAD: Final = "overload"
 MAX_WAITING_CALLS: Final = 256
 """Calls of one plugin that wait for a worker thread; more are failed calls."""
 _REPORTS_IN_FULL: Final = 5
+
+
+def make_instance(blueprint: AnyBlueprint, linked: AnyLinked) -> AnyInstance:
+    """An instance of either loader. Raises GuestStopped, InitRefused."""
+    if isinstance(blueprint, ComponentBlueprint):
+        assert isinstance(linked, ComponentLinked)
+        return blueprint.instance(linked)
+    assert isinstance(linked, Linked)
+    return blueprint.instance(linked)
 
 
 @final
@@ -53,7 +67,7 @@ class Generation:
         self,
         source: Source,
         number: int,
-        blueprint: Blueprint,
+        blueprint: AnyBlueprint,
         priority: int,
         on_error: str,
         stats: dict[int, HookStats],
@@ -76,12 +90,12 @@ class Generation:
         self._loop = loop
         self._threads = threads
         self._is_fresh = self.shape.abi == 0
-        self._linked: Linked | None = None
-        self._resident: Instance | None = None
-        self._spare: Instance | None = None
+        self._linked: AnyLinked | None = None
+        self._resident: AnyInstance | None = None
+        self._spare: AnyInstance | None = None
         self._is_making_spare = False
-        self._idle: list[Instance] = []
-        self._all_linked: list[Linked] = []
+        self._idle: list[AnyInstance] = []
+        self._all_linked: list[AnyLinked] = []
         self._lock = threading.Lock()
         self.hooks = tuple(self._make_hook(hook, on_error, stats) for hook in self.shape.exports)
 
@@ -102,9 +116,10 @@ class Generation:
                 fails_closed = "conn.deny" in self.permissions
         rules = self.manifest.match
         matcher = None if rules.is_empty() else Matcher(rules)
-        kind = FreshHook if self._is_fresh else ResidentHook
-        made: PluginHook = kind(self, hook, stats[hook], fails_closed, self._is_slow(hook), matcher)
-        return made
+        kind: type[PluginHook] = FreshHook if self._is_fresh else ResidentHook
+        if self.blueprint.is_component:
+            kind = ComponentHook
+        return kind(self, hook, stats[hook], fails_closed, self._is_slow(hook), matcher)
 
     def _is_slow(self, hook: int) -> bool:
         if hook in (AUTHENTICATE, CUSTOM_HOOK):
@@ -133,7 +148,7 @@ class Generation:
         if self._linked is None:
             raise PluginFailed(self.name, "init", "not linked yet")
         try:
-            instance = self.blueprint.instance(self._linked)
+            instance = make_instance(self.blueprint, self._linked)
         except InitRefused as refused:
             raise PluginFailed(self.name, "init", str(refused)) from None
         except GuestStopped as stopped:
@@ -150,18 +165,18 @@ class Generation:
             self._resident = instance
         self.life.advance(State.INITIALIZED)
 
-    def _new_linked(self, is_fast: bool) -> Linked:
+    def _new_linked(self, is_fast: bool) -> AnyLinked:
         linked = self.blueprint.link(is_fast)
         self._all_linked.append(linked)
         return linked
 
-    def _make(self, linked: Linked) -> Instance:
+    def _make(self, linked: AnyLinked) -> AnyInstance:
         try:
-            return self.blueprint.instance(linked)
+            return make_instance(self.blueprint, linked)
         except InitRefused as refused:
             raise GuestStopped(CAUSE_HOST, str(refused)) from None
 
-    def resident(self) -> Instance:
+    def resident(self) -> AnyInstance:
         """The instance that serves the event loop; a new one after a trap. GuestStopped."""
         if self._resident is None:
             if self.life.state is State.REMOVED or self._linked is None:
@@ -176,16 +191,16 @@ class Generation:
                     self._all_linked.remove(self._linked)
                 self._linked.close()
                 self._linked = spare.linked
-            spare.linked.imports.active = spare.sandbox
+            spare.activate()
         return self._resident
 
-    def fresh(self) -> Instance:
+    def fresh(self) -> AnyInstance:
         """An instance for one call in the event loop. Raises GuestStopped."""
         if self.life.state is State.REMOVED or self._linked is None:
             raise GuestStopped(CAUSE_HOST, "the plugin was removed")
         return self._make(self._linked)
 
-    def discard(self, instance: Instance) -> None:
+    def discard(self, instance: AnyInstance) -> None:
         """Never use the resident instance again: it has trapped."""
         instance.close()
         if instance is not self._resident:
@@ -200,8 +215,8 @@ class Generation:
             self._threads.submit(self._make_spare)
 
     def _make_spare(self) -> None:
-        spare: Instance | None = None
-        linked: Linked | None = None
+        spare: AnyInstance | None = None
+        linked: AnyLinked | None = None
         try:
             linked = self.blueprint.link(is_fast=False)
             spare = self._make(linked)
@@ -211,7 +226,7 @@ class Generation:
                 linked.close()
         self._loop.call_soon_threadsafe(self._take_spare, spare)
 
-    def _take_spare(self, spare: Instance | None) -> None:
+    def _take_spare(self, spare: AnyInstance | None) -> None:
         self._is_making_spare = False
         self.in_flight -= 1
         if spare is not None:
@@ -242,7 +257,7 @@ class Generation:
         answer: bytes | None = None
         stopped: GuestStopped | None = None
         fuel = 0
-        instance: Instance | None = None
+        instance: AnyInstance | None = None
         try:
             with self._lock:
                 instance = self._idle.pop() if self._idle else None
@@ -251,7 +266,7 @@ class Generation:
                     linked = self._new_linked(is_fast=False)
                 instance = self._make(linked)
             answer = instance.run(hook.hook, payload)
-            fuel = self.limits.fuel_of(hook.hook) - instance.sandbox.fuel_left()
+            fuel = self.limits.fuel_of(hook.hook) - instance.fuel_left()
         except GuestStopped as error:
             stopped = error
         except Exception as error:
@@ -267,7 +282,7 @@ class Generation:
             self._finished, hook, completion, answer, stopped, started, fuel
         )
 
-    def _drop(self, instance: Instance) -> None:
+    def _drop(self, instance: AnyInstance) -> None:
         instance.close()
         with self._lock:
             if instance.linked in self._all_linked:
@@ -337,5 +352,4 @@ class Generation:
         """Linear memory of the resident instance now."""
         if self._resident is None or self._resident.is_closed:
             return 0
-        self._resident.sandbox.grow_view()
-        return self._resident.sandbox.memory_bytes
+        return self._resident.memory_bytes()

@@ -30,6 +30,24 @@ class InitRefused(Exception):
     """plugin_init answered block: the load is refused, with the plugin's reason."""
 
 
+def read_init_answer(answer: bytes) -> None:
+    """Take an answer of plugin_init: InitRefused for block, GuestStopped for what is none."""
+    if answer == BLOCKED:
+        raise InitRefused("plugin_init refused without a reason")
+    try:
+        verdict = json.loads(answer.decode("utf-8"))
+        action = verdict["action"]
+    except (ValueError, TypeError, KeyError):
+        raise GuestStopped(CAUSE_BAD_ANSWER, "plugin_init answered no JSON action") from None
+    if action == "block":
+        reason = verdict.get("value") or verdict.get("reason") or "without a reason"
+        raise InitRefused(f"plugin_init refused: {str(reason)[:500]}")
+    if action != "continue":
+        raise GuestStopped(
+            CAUSE_BAD_ANSWER, "plugin_init answered an unknown action; expected continue or block"
+        )
+
+
 @dataclass(slots=True)
 class Blueprint:
     """All that instances of one generation of a plugin are made from."""
@@ -42,6 +60,11 @@ class Blueprint:
     permissions: frozenset[str]
     services: Services
     config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_component(self) -> bool:
+        """Whether the second loader made it (`component`)."""
+        return False
 
     def link(self, is_fast: bool) -> "Linked":
         """Link the host functions, for instances of one thread."""
@@ -133,23 +156,8 @@ class Instance:
         packed = self._exported("plugin_init", 2)(address, len(config))
         answer = self.answer(packed, blueprint.limits.output_bytes)
         self.release_input(address, len(config))
-        if answer is None:
-            return
-        if answer == BLOCKED:
-            raise InitRefused("plugin_init refused without a reason")
-        try:
-            verdict = json.loads(answer.decode("utf-8"))
-            action = verdict["action"]
-        except (ValueError, TypeError, KeyError):
-            raise GuestStopped(CAUSE_BAD_ANSWER, "plugin_init answered no JSON action") from None
-        if action == "block":
-            reason = verdict.get("value") or verdict.get("reason") or "without a reason"
-            raise InitRefused(f"plugin_init refused: {str(reason)[:500]}")
-        if action != "continue":
-            raise GuestStopped(
-                CAUSE_BAD_ANSWER,
-                "plugin_init answered an unknown action; expected continue or block",
-            )
+        if answer is not None:
+            read_init_answer(answer)
 
     def _find_buffer(self, capacity: int) -> None:
         address = self._exported("input_buffer", 1)(capacity) & U32
@@ -166,6 +174,10 @@ class Instance:
             )
         self.address = address
         self.buffer = self.sandbox.memory[address : address + capacity]
+
+    def activate(self) -> None:
+        """Its host functions belong to it from now on."""
+        self.linked.imports.active = self.sandbox
 
     def rebind(self, is_fast: bool) -> None:
         """Go on in another thread, with or without the interpreter's lock during calls."""
@@ -258,6 +270,15 @@ class Instance:
             answer = self.answer(packed, limits.output_bytes)
         self.release_input(address, len(payload))
         return answer
+
+    def fuel_left(self) -> int:
+        """Fuel that the last call did not use."""
+        return self.sandbox.fuel_left()
+
+    def memory_bytes(self) -> int:
+        """Linear memory now."""
+        self.sandbox.grow_view()
+        return self.sandbox.memory_bytes
 
     def close(self) -> None:
         """Free it (idempotent)."""

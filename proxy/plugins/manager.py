@@ -28,6 +28,7 @@ from proxy.plugins.check import CheckLine, check_plugins
 from proxy.plugins.events import Event, Events
 from proxy.plugins.generation import Generation
 from proxy.plugins.host.log import PluginLog
+from proxy.plugins.host.make import NodeAddress, connect_services
 from proxy.plugins.host.services import Services
 from proxy.plugins.lifecycle import DrainTimeout, State
 from proxy.plugins.loader import Source, module_paths, stamps
@@ -59,7 +60,12 @@ class Installer(Protocol):
 
 
 class PluginManager(Drained):
-    """All plugins of this process."""
+    """
+    All plugins of this process.
+
+    Without `services` (`host.make.make_services`) plugins have a KV of this process and neither SQL
+    nor HTTP; `node_address` is what SQL asks for the primary after a reload of the settings.
+    """
 
     def __init__(
         self,
@@ -67,8 +73,10 @@ class PluginManager(Drained):
         pipeline: Installer,
         counters: Counters | None = None,
         services: Services | None = None,
+        node_address: NodeAddress | None = None,
     ) -> None:
         self.settings: Plugins = settings.plugins
+        self._node_address = node_address
         self.services = services or Services()
         self.events = Events()
         self.chains = EMPTY_CHAINS
@@ -157,6 +165,9 @@ class PluginManager(Drained):
         if not self.is_on and old.dir is None:
             return []
         self._prepare().update(self.settings)
+        if (old.query, old.http) != (self.settings.query, self.settings.http):
+            loop = asyncio.get_running_loop()
+            connect_services(self.services, settings, loop, self._node_address)
         if (old.dir, old.watch) != (self.settings.dir, self.settings.watch):
             await self._stop_watching()
             self._start_watching()
@@ -330,6 +341,11 @@ class PluginManager(Drained):
             generation = await builder.build(source, record.loads + 1, record.stats)
         except PluginFailed as failed:
             return self._load_failed(path, seen, record, failed)
+        except Exception as defect:
+            # A defect of ours must not end the watcher, nor what is running.
+            logger.exception("loading %s", path)
+            problem = PluginFailed(path.stem, "host", f"{path}: {defect!r}")
+            return self._load_failed(path, seen, record, problem)
         return await self._activate(record, source, generation)
 
     def _claim(self, path: Path, source: Source, record: Record | None) -> Record:

@@ -4,7 +4,8 @@ A plugin generation at one hook: the `Subscriber` that the hook pipeline calls.
     ResidentHook  ABI 1: one instance stays, calls go the fast way, in the event loop's thread
     FreshHook     ABI 0: every call has a fresh instance, as such modules expect (their allocators
                   never free)
-    either        on worker threads, where a call may take long (`call_slow`)
+    ComponentHook a component's resident instance
+    any           on worker threads, where a call may take long (`call_slow`)
 
 Counts what happens to calls; what answers mean is the pipeline's business.
 """
@@ -18,6 +19,7 @@ from proxy.errors import PluginFailed
 from proxy.hooks.points import Completion, Subscriber
 from proxy.observe.counters import LATENCY_BUCKETS_US, HookStats
 from proxy.plugins.breaker import CLOSED, Breaker
+from proxy.plugins.component import ComponentInstance
 from proxy.plugins.ffi import GuestStopped
 from proxy.plugins.instance import CAUSE_BAD_ANSWER, Instance
 from proxy.plugins.match import Matcher
@@ -108,7 +110,7 @@ class PluginHook(Subscriber):
         return PluginFailed(self.plugin, stopped.cause, stopped.message)
 
     def came_back(self) -> None:
-        """A call on a worker thread succeeded."""
+        """A call succeeded; if it was the trial of a half-open breaker, that closes."""
         if self.breaker.state != CLOSED:
             self.is_trial = True
             self.breaker.succeeded()
@@ -209,6 +211,7 @@ class ResidentHook(PluginHook):
         started = perf_counter_ns()
         try:
             instance = self.owner.resident()
+            assert isinstance(instance, Instance)
             entry = _Entry(instance, self.hook, self._fuel, self._ticks)
         except GuestStopped as stopped:
             self.observe(started)
@@ -283,11 +286,11 @@ class FreshHook(PluginHook):
         if self.breaker.state != CLOSED:
             self.admit()
         started = perf_counter_ns()
-        instance: Instance | None = None
+        instance: Instance | ComponentInstance | None = None
         try:
             instance = self.owner.fresh()
             answer = instance.run(self.hook, payload)
-            self.stats.fuel += self._fuel - instance.sandbox.fuel_left()
+            self.stats.fuel += self._fuel - instance.fuel_left()
         except GuestStopped as stopped:
             self.observe(started)
             raise self.failed(stopped) from None
@@ -295,7 +298,32 @@ class FreshHook(PluginHook):
             if instance is not None:
                 instance.close()
         self.observe(started)
+        self.came_back()
+        return answer
+
+
+@final
+class ComponentHook(PluginHook):
+    """A hook of a component, on its resident instance. Event loop's thread only."""
+
+    def forget_instance(self) -> None:
+        """See PluginHook."""
+
+    def call(self, payload: bytes) -> bytes | None:
+        """See Subscriber."""
         if self.breaker.state != CLOSED:
-            self.is_trial = True
-            self.breaker.succeeded()
+            self.admit()
+        started = perf_counter_ns()
+        instance: Instance | ComponentInstance | None = None
+        try:
+            instance = self.owner.resident()
+            answer = instance.run(self.hook, payload)
+        except GuestStopped as stopped:
+            if instance is not None and stopped.cause != CAUSE_BAD_ANSWER:
+                self.owner.discard(instance)
+            self.observe(started)
+            raise self.failed(stopped) from None
+        self.stats.fuel += self._fuel - instance.fuel_left()
+        self.observe(started)
+        self.came_back()
         return answer

@@ -1,0 +1,95 @@
+"""The second loader: components with one function string to string."""
+
+import asyncio
+
+import pytest
+import wasmtime
+
+from proxy.errors import PluginFailed
+from proxy.hooks.points import CUSTOM_HOOK, PRE_QUERY, Completion
+from tests.support.wat import FakePipeline, make_manager, manifest, put, wasm_of
+
+BLOCK = b'{"action":"block","value":"no"}'
+
+
+class Waiting(Completion):
+    def __init__(self):
+        self.future = asyncio.get_running_loop().create_future()
+
+    def on_answer(self, answer, failed_cause):
+        self.future.set_result((answer, failed_cause))
+
+
+@pytest.fixture
+async def loaded(tmp_path):
+    pipeline = FakePipeline()
+    put(
+        tmp_path, "comp", wasm_of("component"),
+        manifest("comp", hooks='"pre_query", "custom_hook"'),
+    )  # fmt: skip
+    manager = make_manager(tmp_path, pipeline)
+    await manager.start()
+    yield manager, pipeline.chains
+    await manager.stop()
+
+
+async def test_a_component_answers_like_a_module(loaded):
+    manager, chains = loaded
+    shown = manager.get("comp")
+    assert shown["kind"] == "component"
+    assert shown["abi"] == 1
+    hook = chains.points[PRE_QUERY][0]
+    assert hook.call(b"{}") == BLOCK
+    assert hook.call(b"E") is None
+    assert hook.stats.calls == 2
+    assert hook.stats.fuel > 0
+
+
+async def test_a_component_is_stopped_and_recycled_like_a_module(loaded):
+    _, chains = loaded
+    hook = chains.points[PRE_QUERY][0]
+    for payload, cause in ((b"Loop", "fuel"), (b"Trap", "trap")):
+        with pytest.raises(PluginFailed) as caught:
+            hook.call(payload)
+        assert caught.value.cause == cause
+        assert hook.call(b"{}") == BLOCK
+    assert hook.stats.errors == {"fuel": 1, "trap": 1}
+
+
+async def test_a_component_runs_on_worker_threads(loaded):
+    _, chains = loaded
+    hook = chains.points[CUSTOM_HOOK][0]
+    assert hook.is_slow
+    for payload, expected in (
+        (b"{}", (BLOCK, "")),
+        (b"Loop", (None, "fuel")),
+        (b"{}", (BLOCK, "")),
+    ):
+        waiting = Waiting()
+        hook.call_slow(payload, waiting)
+        assert await waiting.future == expected
+
+
+async def test_what_is_no_plugin_component_is_refused(tmp_path):
+    pipeline = FakePipeline()
+    manager = make_manager(tmp_path, pipeline)
+    put(tmp_path, "empty", "(component)", manifest("empty"))
+    put(
+        tmp_path, "import", '(component (import "evil:host/disk" (instance)) )', manifest("import")
+    )  # fmt: skip
+    await manager.start()
+    assert "no export call" in manager.get("empty")["error"]
+    assert manager.get("import")["status"] == "failed"
+    await manager.stop()
+
+
+async def test_another_signature_is_refused(tmp_path):
+    wat = """(component
+      (core module $m (func (export "call") (param i32)))
+      (core instance $i (instantiate $m))
+      (func (export "call") (param "n" u32) (canon lift (core func $i "call"))))"""
+    manager = make_manager(tmp_path, FakePipeline())
+    put(tmp_path, "other", bytes(wasmtime.wat2wasm(wat)), manifest("other"))
+    await manager.start()
+    assert "expected (String, String) -> String" in manager.get("other")["error"]
+    await manager.stop()
