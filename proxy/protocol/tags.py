@@ -6,7 +6,7 @@ The same letter means different things in the two directions (C D E H S), so it 
 
 from typing import Final
 
-# Frontend (F)
+# What a frontend sends.
 BIND: Final = 66  # B
 CLOSE: Final = 67  # C
 DESCRIBE: Final = 68  # D
@@ -20,7 +20,7 @@ TERMINATE: Final = 88  # X
 COPY_FAIL: Final = 102  # f
 PASSWORD: Final = 112  # p: PasswordMessage, SASLInitialResponse, SASLResponse, GSSResponse
 
-# Backend (B)
+# What a backend sends.
 PARSE_COMPLETE: Final = 49  # 1
 BIND_COMPLETE: Final = 50  # 2
 CLOSE_COMPLETE: Final = 51  # 3

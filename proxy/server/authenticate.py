@@ -48,14 +48,22 @@ class AuthChoice:
     method             one of this module's constants
     user_map           which user map to read a certificate's name with; "": they must be the same
     needs_certificate  a verified client certificate is demanded besides the method
+    checks_name        and its name must be that of the user
     """
 
-    __slots__ = ("method", "needs_certificate", "user_map")
+    __slots__ = ("checks_name", "method", "needs_certificate", "user_map")
 
-    def __init__(self, method: str, user_map: str = "", needs_certificate: bool = False) -> None:
+    def __init__(
+        self,
+        method: str,
+        user_map: str = "",
+        needs_certificate: bool = False,
+        checks_name: bool = False,
+    ) -> None:
         self.method = method
         self.user_map = user_map
-        self.needs_certificate = needs_certificate
+        self.needs_certificate = needs_certificate or method == CERT
+        self.checks_name = checks_name or method == CERT
 
 
 class AuthRules(ABC):
@@ -253,7 +261,7 @@ class Attempt(PasswordPrompt):
         choice = self._owner.rules.choose(self._peer, context)
         if choice is None or choice.method == REJECT:
             raise Refused(self._no_rule(choice))
-        if choice.needs_certificate or choice.method == CERT:
+        if choice.needs_certificate:
             self._check_certificate(choice)
         if choice.method in (TRUST, CERT):
             return Credentials()
@@ -387,7 +395,7 @@ class Attempt(PasswordPrompt):
         user = self._context.user
         if not peer.has_certificate:
             raise Refused(Refusal("28000", "connection requires a valid client certificate"))
-        if choice.method != CERT:
+        if not choice.checks_name:
             return
         if not peer.common_name or not self._owner.rules.maps(
             choice.user_map, peer.common_name, user

@@ -6,6 +6,7 @@ process, `server.workers` is the parent's part; here is what each of them runs.
 """
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -39,6 +40,10 @@ def serve(settings: Settings, config_path: Path, workers: int) -> int:
 
 async def run_worker(settings: Settings, config_path: Path, index: int, workers: int) -> int:
     """One worker process from its start to its end."""
+    # PERF: what a statement allocates dies by reference count; with the default thresholds the
+    # collector took 3.6 % of the process's time in benchmarks.run.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
     worker = Worker(settings, config_path, index, workers)
     stopping = asyncio.Event()
     reloading = asyncio.Event()

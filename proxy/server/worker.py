@@ -14,10 +14,12 @@ import structlog
 
 from proxy.auth.failures import FailureLimiter
 from proxy.auth.userstore import UserStore
-from proxy.errors import Refusal
+from proxy.errors import PluginFailed, Refusal, SettingsError
+from proxy.hooks.login import ConnectionHooks
 from proxy.hooks.outcomes import OutcomeQueue
 from proxy.hooks.pipeline import HookPipeline
 from proxy.observe.counters import Counters
+from proxy.plugins.manager import PluginManager
 from proxy.pool.plan import plan_of
 from proxy.pool.service import PoolService
 from proxy.server.admission import ClientLimits
@@ -27,7 +29,6 @@ from proxy.server.cancel import CancelRegistry
 from proxy.server.clock import MonotonicClock, monotonic_s, unix_time_s
 from proxy.server.dial import ServerDialer
 from proxy.server.frontend import FrontendConnection
-from proxy.server.identity import NoLoginHooks
 from proxy.server.inbox import LoginConnection
 from proxy.server.listener import (
     Listener,
@@ -36,6 +37,7 @@ from proxy.server.listener import (
     remove_unix_socket,
 )
 from proxy.server.login_client import LoggedInClient, LoginServices, login_client
+from proxy.server.login_hooks import PluginLoginHooks
 from proxy.server.negotiate import Peer
 from proxy.server.scheduler import LoopScheduler
 from proxy.server.sweep import sweep
@@ -121,7 +123,9 @@ class Worker:
         self._next_client = 0
         self._listener: Listener | None = None
         self.admin: AdminSide | None = None
-        self.login_hooks = NoLoginHooks()
+        self.plugins = PluginManager(settings, self.pipeline, self.counters)
+        self.connection_hooks = ConnectionHooks(self.pipeline, prefix.decode())
+        self.login_hooks = PluginLoginHooks(self.connection_hooks)
         self._services = self._make_services()
 
     def _make_services(self) -> LoginServices:
@@ -153,6 +157,10 @@ class Worker:
         """Check the nodes, then listen. Raises SettingsError when an address cannot be had."""
         settings = self.settings
         await self._services.authenticator.prepare()
+        try:
+            await self.plugins.start()
+        except PluginFailed as failed:
+            raise SettingsError([f"{self.config_path}: plugins: {failed}"]) from None
         complete = await self.pools.start()
         if not complete:
             _log.warning("some nodes did not answer yet; serving all the same")
@@ -195,7 +203,8 @@ class Worker:
             if connection.session is not None:
                 connection.session.drain()
         deadline_s = monotonic_s() + self.settings.server.drain_timeout
-        while not self._is_cut_off and self.connections and monotonic_s() < deadline_s:
+        while not self._is_cut_off and self.connections and monotonic_s() < deadline_s:  # noqa: ASYNC110
+            # Not an event: whoever leaves would have to know of it, and this runs once.
             await asyncio.sleep(0.05)
         if self.connections:
             _log.warning("clients cut off at the end of the drain", clients=len(self.connections))
@@ -206,6 +215,7 @@ class Worker:
                     )
             await asyncio.sleep(0.05)
         self.outcomes.flush()
+        await self.plugins.stop()
         await self.pools.stop()
         if self.admin is not None:
             await self.admin.stop()
@@ -225,6 +235,7 @@ class Worker:
         self.users.replace(entries, None, settings.auth.query_cache)
         self.limits.apply(settings, plan_of(settings, self.index, self.workers))
         await self.pools.reconfigure(settings)
+        await self.plugins.apply(settings)
         self.welcomes.clear()
         services = self._make_services()
         self._services = services
@@ -260,6 +271,13 @@ class Worker:
         session = connection.session
         if session is not None:
             self.cancels.unregister(session.key)
+            self.connection_hooks.on_disconnect(
+                client.context,
+                int((unix_time_s() - client.context.connected_at) * 1e6),
+                session.queries,
+                session.received_bytes,
+                session.sent_bytes,
+            )
             _log.debug(
                 "client left",
                 client=client.context.client_id,

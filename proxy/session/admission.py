@@ -15,6 +15,7 @@ from proxy.session.exchange import END_QUERY, Batch, Exchange, Message, Prepared
 from proxy.session.inspection import (
     PHASE_EXECUTE,
     PHASE_STATEMENT,
+    VERDICT_ALLOW,
     VERDICT_ANSWER,
     VERDICT_REFUSE,
     Inspection,
@@ -212,6 +213,14 @@ def decode_bind(batch: Batch, message: Message) -> frontend.Bind | None:
         return None
 
 
+def is_decided(inspections: list[Inspection]) -> bool:
+    """Whether any verdict is more than: let it pass as it is."""
+    for inspection in inspections:
+        if inspection.verdict != VERDICT_ALLOW or inspection.is_rewritten:
+            return True
+    return False
+
+
 def apply_verdicts(
     batch: Batch,
     exchange: Exchange,
@@ -239,7 +248,7 @@ def apply_verdicts(
                 message.refusal = Refusal(
                     "0A000", "a plugin's answer cannot take the place of a function call"
                 )
-    _apply_answers(batch, exchange)
+    _apply_answers(batch)
 
 
 def _apply_to_query(
@@ -329,7 +338,7 @@ def changed_too_late() -> Refusal:
     )
 
 
-def _apply_answers(batch: Batch, exchange: Exchange) -> None:
+def _apply_answers(batch: Batch) -> None:
     """Give the messages around an answered statement their replies (Bind, Describe, Execute)."""
     portals: dict[bytes, tuple[RowSet, list[int]]] = {}
     for message in batch.messages:

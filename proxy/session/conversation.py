@@ -97,6 +97,8 @@ class Conversation(LinkUser):
         "link",
         "phase",
         "queries",
+        "received_bytes",
+        "sent_bytes",
         "skips_to_sync",
         "state",
         "status",
@@ -138,6 +140,8 @@ class Conversation(LinkUser):
         self.skips_to_sync = False
         self.is_draining = False
         self.queries = 0
+        self.received_bytes = 0
+        self.sent_bytes = 0
         self.idle_since_us = clock.now_us()
         self.waiting_since_us = 0
         self.was_notified = False
@@ -201,9 +205,10 @@ class Conversation(LinkUser):
                 return
             if inspection.verdict == VERDICT_REFUSE:
                 break
-        admission.apply_verdicts(
-            batch, exchange, self._judged, self._classifier, self.state.planning()
-        )
+        if batch.end != END_QUERY or len(batch.messages) > 1 or admission.is_decided(self._judged):
+            admission.apply_verdicts(
+                batch, exchange, self._judged, self._classifier, self.state.planning()
+            )
         self._index = 0
         self._place(exchange, batch)
 
@@ -416,7 +421,7 @@ class Conversation(LinkUser):
         if exchange.leaves_state:
             link.is_touched = True
         link.exchange = exchange
-        link.watches = bool(exchange.running)
+        link.watches = self._gate.observes and bool(exchange.running)
         data = dispatch.render(
             exchange, batch, link, self.intake, self._tuning.max_prepared_statements
         )
@@ -480,10 +485,12 @@ class Conversation(LinkUser):
             if exchange.capture is not None:
                 outcome.capture(exchange, data, self._tuning.max_capture_bytes)
         self._counters.bytes_to_clients += len(data)
+        self.sent_bytes += len(data)
         self.wire.write(data)
 
     def _reply(self, data: bytes) -> None:
         self._counters.bytes_to_clients += len(data)
+        self.sent_bytes += len(data)
         self.wire.write(data)
 
     def on_error_reply(self, link: BackendLink, frame: bytes, body: bytes) -> bytes:

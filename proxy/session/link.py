@@ -439,13 +439,7 @@ class BackendLink:
         if is_command and self.watches:
             watcher = self.user_session
             if watcher is not None:
-                if run < pos:
-                    watcher.on_reply(data[run:pos])
                 watcher.on_completion(tag, data[pos:end])
-                if exchange.steps is None:
-                    watcher.on_reply(data[pos:end])
-                    return True
-                run = pos
         if exchange.steps is None:
             return False
         if (
@@ -456,38 +450,47 @@ class BackendLink:
             or tag == tags.ROW_DESCRIPTION
             or tag == tags.NO_DATA
         ):
-            self._step(exchange, tag, data, run, pos, end)
-            return True
+            return self._step(exchange, data, run, pos, end)
         return False
 
-    def _step(
-        self, exchange: Exchange, tag: int, data: bytes, run: int, pos: int, end: int
-    ) -> None:
-        """The reply to one message of the exchange is complete: forward or drop, go on."""
+    def _step(self, exchange: Exchange, data: bytes, run: int, pos: int, end: int) -> bool:
+        """
+        The reply to one message of the exchange is complete: go on to the next step.
+
+        True: it was forwarded or dropped, with the run before it. False: it may stay in the run,
+        because nothing has to be put in behind it.
+        """
         steps = exchange.steps
         user = self.user_session
-        if steps is None or user is None:
-            return
-        if exchange.at >= len(steps):
-            # A Query at the end of a batch has any number of them; its ReadyForQuery ends it.
-            user.on_reply(data[run:end])
-            return
+        if steps is None or user is None or exchange.at >= len(steps):
+            return False
         step = steps[exchange.at]
-        if step.message is not None and step.message.tag == tags.QUERY:
-            user.on_reply(data[run:end])
-            return
+        message = step.message
+        if message is not None and message.tag == tags.QUERY:
+            # A Query at the end of a batch has any number of them; its ReadyForQuery ends it.
+            return False
         exchange.at += 1
+        is_last = exchange.at >= len(steps)
         if step.kind == STEP_DROP:
             if run < pos:
                 user.on_reply(data[run:pos])
-        else:
+        elif (is_last and exchange.is_open) or (
+            not is_last and steps[exchange.at].kind == STEP_INVENT
+        ):
             user.on_reply(data[run:end])
+        else:
+            return False
         self.advance(exchange)
         if exchange.is_open and exchange.at >= len(steps):
             user.on_steps_done()
+        return True
 
     def _parameter(self, body: bytes, frame: bytes) -> None:
-        name, value = backend.parameter_of(body)
+        try:
+            name, value = backend.parameter_of(body)
+        except ProtocolViolation:
+            self._hostile("a malformed ParameterStatus")
+            return
         self.reported[name] = value
         self.reported_id = identify(self.reported)
         user = self.user_session

@@ -107,6 +107,7 @@ class Session(Conversation):
         if self.phase == CLOSED:
             return
         self._counters.bytes_from_clients += len(data)
+        self.received_bytes += len(data)
         self.intake.feed(data)
         if self.phase == IDLE or self.phase == BUSY:
             self.pump()

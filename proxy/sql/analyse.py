@@ -15,7 +15,13 @@ from typing import Any, Final, final
 import msgspec
 from pglast.parser import fingerprint, parse_sql_json
 
-from proxy.sql.json_text import MAX_TEXT_BYTES, head_fragment, tail_fragment
+from proxy.sql.json_text import (
+    MAX_TEXT_BYTES,
+    head_fragment,
+    query_fragment,
+    rest_of,
+    tail_fragment,
+)
 from proxy.sql.kinds import WRITING_STATEMENTS
 from proxy.sql.normalize import is_filling, normalize
 from proxy.sql.reading import Reading, read
@@ -98,6 +104,10 @@ def unknown_facts(text: bytes) -> TextFacts:
 
 def with_text(facts: StatementFacts, text: bytes) -> StatementFacts:
     """The facts of a statement that differs from `facts` in constants only."""
+    # PERF: 0.5 us against 3 us for a head made anew; every statement of the simple protocol with
+    # other constants comes through here when a plugin is loaded.
+    if facts.query_bytes < 0:
+        facts.query_bytes = rest_of(facts.head)
     return StatementFacts(
         text,
         facts.kind,
@@ -109,7 +119,7 @@ def with_text(facts: StatementFacts, text: bytes) -> StatementFacts:
         facts.leaves_state,
         facts.prepared,
         facts.prepared_name,
-        head_fragment(text.decode(), facts.normalized, facts.tables, facts.is_read_only),
+        query_fragment(text.decode()) + facts.head[facts.query_bytes :],
         facts.tail,
         facts.kinds,
     )

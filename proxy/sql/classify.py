@@ -103,7 +103,6 @@ class PgClassifier(Classifier):
         self._by_shape = Generations(cache_entries, part * 2)
         self._by_text = Generations(cache_entries, part)
         self._by_literals = Generations(cache_entries, part)
-        self._exact = Generations(cache_entries, part)
 
     def facts(self, text: bytes) -> TextFacts:
         """Facts on a text; those of another one that differs in constants only."""
@@ -118,11 +117,7 @@ class PgClassifier(Classifier):
         entry = self._entry(text)
         if entry.text == text:
             return entry.facts
-        own = self._exact.get(text)
-        if own is None:
-            own = _rewritten(entry, text)
-            self._exact.put(text, own)
-        return own.facts
+        return _rewritten(entry, text)
 
     def unknown(self, text: bytes) -> TextFacts:
         """One statement of kind unknown; not cached."""
@@ -168,16 +163,18 @@ class PgClassifier(Classifier):
         return entry
 
 
-def _rewritten(entry: Entry, text: bytes) -> Entry:
+def _rewritten(entry: Entry, text: bytes) -> TextFacts:
     """
     The entry's facts for this text of the same shape.
 
     Of several statements only digits differ, which keep their places, so spans stay; of a single
     one the whole text is its own.
     """
+    known = entry.facts.statements
+    if len(known) == 1:
+        return TextFacts((with_text(known[0], text),))
     statements: list[StatementFacts] = []
-    for position, facts in enumerate(entry.facts.statements):
+    for position, facts in enumerate(known):
         start, end = entry.spans[position]
-        own_text = text if len(entry.spans) == 1 else text[start:end]
-        statements.append(with_text(facts, own_text))
-    return Entry(text, TextFacts(tuple(statements)), entry.spans)
+        statements.append(with_text(facts, text[start:end]))
+    return TextFacts(tuple(statements))

@@ -31,3 +31,22 @@ def tail_fragment(kind: str, fingerprint: str) -> bytes:
     """What comes after the session's part of the envelope: kind, fingerprint."""
     encode = _ENCODER.encode
     return b'"kind":%b,"fingerprint":%b' % (encode(kind), encode(fingerprint))
+
+
+def rest_of(head: bytes) -> int:
+    """Where the part of a head begins that does not depend on the text: behind its "query"."""
+    # JSON strings have no bare quote, so the first one that is not escaped ends the text.
+    pos = len(b'"query":"')
+    while True:
+        end = head.index(b'"', pos)
+        slashes = 0
+        while head[end - 1 - slashes] == 0x5C:
+            slashes += 1
+        pos = end + 1
+        if slashes % 2 == 0:
+            return pos
+
+
+def query_fragment(text: str) -> bytes:
+    """The part of a head that depends on the text."""
+    return b'"query":' + _ENCODER.encode(text)

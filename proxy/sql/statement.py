@@ -66,6 +66,7 @@ class StatementFacts:
         "normalized",
         "prepared",
         "prepared_name",
+        "query_bytes",
         "tables",
         "tail",
         "text",
@@ -99,6 +100,7 @@ class StatementFacts:
         self.prepared = prepared
         self.prepared_name = prepared_name
         self.head = head
+        self.query_bytes = -1  # length of head's "query" part, once somebody asked
         self.tail = tail
 
 
