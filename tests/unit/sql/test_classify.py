@@ -226,4 +226,3 @@ def test_the_classifier_is_bounded() -> None:
         classifier.exact(b"SELECT a, 'x%d'" % number)
     assert len(classifier._by_text) <= 50
     assert len(classifier._by_shape) <= 50
-    assert len(classifier._exact) <= 50
