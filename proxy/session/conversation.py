@@ -334,8 +334,14 @@ class Conversation(LinkUser):
         self.phase = WAITING
         link = self._broker.acquire(self, self.client.database, self.client.user, route)
         if link is None:
-            if self.phase == WAITING:
-                self.waiting_since_us = self._clock.now_us()
+            if self.phase != WAITING:
+                return
+            known = self._welcomes.prepared(self.client.database, self.client.user)
+            if not exchange.sent and dispatch.only_prepares(batch, known):
+                self._broker.withdraw(self)
+                self._answer(exchange, batch)
+                return
+            self.waiting_since_us = self._clock.now_us()
             return
         self._take(exchange, link)
 
@@ -545,6 +551,10 @@ class Conversation(LinkUser):
     def demoted(self, link: BackendLink) -> None:
         """A node taken for the primary refuses to write (rule 39)."""
         self._broker.demoted(link)
+
+    def on_prepared(self, key: bytes) -> None:
+        """The server has prepared the statement with this key."""
+        self._welcomes.prepared(self.client.database, self.client.user)[key] = None
 
     def on_steps_done(self) -> None:
         """All replies so far have come: a message that had to wait for them may go on."""

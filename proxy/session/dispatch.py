@@ -54,6 +54,25 @@ def needs_backend(batch: Batch) -> bool:
     return False
 
 
+def only_prepares(batch: Batch, known: dict[bytes, None]) -> bool:
+    """Whether a batch does nothing but prepare statements that a server has prepared before."""
+    if batch.end != END_SYNC:
+        return False
+    for message in batch.messages:
+        if message.tag == tags.SYNC:
+            continue
+        prepared = message.prepared
+        if (
+            message.tag != tags.PARSE
+            or message.refusal is not None
+            or prepared is None
+            or not prepared.is_named
+            or prepared.key not in known
+        ):
+            return False
+    return True
+
+
 def fails_before_end(batch: Batch) -> bool:
     """A refused batch whose own end the client's server would have skipped: only Sync ends it."""
     if not _ends_in_call(batch):
@@ -87,6 +106,8 @@ def answer_without_backend(batch: Batch, intake: Intake, exchange: Exchange) -> 
             replies.append(message.answer)
         elif message.tag == tags.CLOSE:
             replies.append(backend.CLOSE_COMPLETE)
+        elif message.tag == tags.PARSE:
+            replies.append(backend.PARSE_COMPLETE)
     return b"".join(replies)
 
 

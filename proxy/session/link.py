@@ -73,6 +73,10 @@ class LinkUser(Waiter):
         """The server waits for CopyData."""
 
     @abstractmethod
+    def on_prepared(self, key: bytes) -> None:
+        """The server has prepared the statement with this key."""
+
+    @abstractmethod
     def on_copy_failed(self) -> None:
         """The COPY that the client was sending data for has failed."""
 
@@ -470,6 +474,8 @@ class BackendLink:
             # A Query at the end of a batch has any number of them; its ReadyForQuery ends it.
             return False
         exchange.at += 1
+        if step.server_key:
+            user.on_prepared(step.server_key)
         is_last = exchange.at >= len(steps)
         if step.kind == STEP_DROP:
             if run < pos:

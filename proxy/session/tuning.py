@@ -67,11 +67,12 @@ class Welcomes:
     bounded by `limit`: on overflow it starts anew.
     """
 
-    __slots__ = ("_known", "_limit")
+    __slots__ = ("_known", "_limit", "_prepared")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._known: dict[tuple[str, str, bytes], dict[bytes, bytes]] = {}
+        self._prepared: dict[tuple[str, str], dict[bytes, None]] = {}
 
     def get(self, database: str, user: str, key: bytes) -> dict[bytes, bytes] | None:
         """The reported parameters, or None where no such login was seen yet."""
@@ -86,3 +87,21 @@ class Welcomes:
     def clear(self) -> None:
         """Forget everything: servers may report something else now."""
         self._known = {}
+        self._prepared = {}
+
+    def prepared(self, database: str, user: str) -> dict[bytes, None]:
+        """
+        Keys of statements that a server of this database has prepared for this user.
+
+        Used when every server connection is taken: a statement that was prepared before can be
+        promised to a client at once, and is prepared for it when it is executed. Drivers that
+        prepare while they hold up other sessions of their own (pgbench does) would wait for
+        themselves otherwise.
+        """
+        known = self._prepared.get((database, user))
+        if known is None:
+            known = {}
+            self._prepared[(database, user)] = known
+        elif len(known) > self._limit * 10:
+            known.clear()
+        return known
