@@ -101,12 +101,6 @@ class Inbox:
         """Take everything that came behind the last message, and read the peer again."""
         return self._take(len(self._buffer))
 
-    async def wait_for_end(self) -> None:
-        """Wait until the peer closes; what it still sends is dropped."""
-        while not self._is_ended:
-            self._take(len(self._buffer))
-            await self._wait()
-
     async def _fill(self, size: int) -> None:
         while len(self._buffer) < size:
             if self._is_ended:

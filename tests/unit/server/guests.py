@@ -12,7 +12,7 @@ from proxy.server.inbox import LoginConnection
 from proxy.server.login_client import Admission, LoggedInClient, LoginServices, login_client
 from proxy.server.negotiate import Peer
 from proxy.session.context import ClientContext
-from tests.unit.server.peers import Door
+from tests.unit.server.peers import Door, ended
 
 
 class Gatekeeper(Admission):
@@ -113,7 +113,7 @@ class Entrance:
         wire.write(backend.parameter_status(b"standard_conforming_strings", b"on"))
         wire.write(backend.backend_key_data(7, b"keys"))
         wire.write(backend.ready_for_query(tags.STATUS_IDLE))
-        await connection.inbox.wait_for_end()
+        await ended(connection)
 
 
 class MappedCertificates(AuthRules):

@@ -11,7 +11,7 @@ from typing import cast
 
 from proxy.observe.counters import Counters
 from proxy.server.cancel import CancelRegistry
-from proxy.server.inbox import Inbox, LoginConnection
+from proxy.server.inbox import Inbox, LoginConnection, PeerLeft
 from proxy.server.listener import Listener, open_tcp_sockets, open_unix_socket
 from proxy.server.negotiate import Peer
 from proxy.server.tasks import Tasks
@@ -262,6 +262,14 @@ def error_of(data: bytes) -> dict[str, str]:
     assert int.from_bytes(data[1:5], "big") == len(data) - 1
     fields = data[5:].rstrip(b"\0").split(b"\0")
     return {field[:1].decode(): field[1:].decode() for field in fields}
+
+
+async def ended(connection: LoginConnection) -> None:
+    """Wait until the peer has left; what it still sends is dropped."""
+    assert connection.inbox is not None
+    with contextlib.suppress(PeerLeft):
+        while True:
+            await connection.inbox.read_message()
 
 
 async def until(condition: Callable[[], object]) -> None:

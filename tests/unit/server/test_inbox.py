@@ -63,7 +63,6 @@ async def test_the_end_wakes_the_reader() -> None:
     inbox.end()
     with pytest.raises(PeerLeft):
         await reading
-    await inbox.wait_for_end()
 
 
 async def test_a_flood_is_not_read_and_the_reader_goes_on() -> None:
@@ -85,17 +84,6 @@ async def test_handing_over_reads_the_peer_again() -> None:
     assert wire.calls == ["pause"]
     assert inbox.rest() == b"x" * 50
     assert wire.calls == ["pause", "resume"]
-
-
-async def test_waiting_for_the_end_drops_what_comes() -> None:
-    inbox = Inbox()
-    waiting = asyncio.ensure_future(inbox.wait_for_end())
-    inbox.feed(b"x" * 50)
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    inbox.end()
-    await waiting
-    assert inbox.rest() == b""
 
 
 @given(

@@ -16,6 +16,7 @@ from proxy.server.listener import open_tcp_sockets, open_unix_socket, remove_uni
 from proxy.server.negotiate import Peer
 from proxy.server.tls import ServerTls
 from tests.unit.server.peers import (
+    ended,
     error_of,
     message,
     open_door,
@@ -34,7 +35,7 @@ async def greet(connection: LoginConnection, peer: Peer, deadline: float) -> Non
     assert connection.inbox is not None
     await connection.inbox.read_first()
     connection.wire.write(message(b"Z", b"U" if peer.is_unix else b"T"))
-    await connection.inbox.wait_for_end()
+    await ended(connection)
 
 
 async def test_clients_come_over_tcp_and_unix(tmp_path: Path) -> None:

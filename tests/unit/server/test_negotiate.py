@@ -17,6 +17,7 @@ from proxy.server.rawsocket import RawSocket
 from proxy.server.tls import NO_TLS, ServerTls
 from tests.unit.server.peers import (
     connected_pair,
+    ended,
     error_of,
     message,
     open_door,
@@ -45,7 +46,7 @@ class Arrivals:
         self.peers.append(peer)
         connection.wire.write(message(b"Z", b"I"))
         self.arrived.set()
-        await connection.inbox.wait_for_end()
+        await ended(connection)
 
 
 async def test_a_startup_packet_in_clear_goes_straight_on() -> None:
