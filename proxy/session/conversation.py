@@ -92,6 +92,7 @@ class Conversation(LinkUser):
         "exchange",
         "idle_since_us",
         "intake",
+        "is_client_slow",
         "is_draining",
         "key",
         "link",
@@ -139,6 +140,7 @@ class Conversation(LinkUser):
         self.key = NO_KEY
         self.skips_to_sync = False
         self.is_draining = False
+        self.is_client_slow = False  # its socket's buffer is full
         self.queries = 0
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -426,6 +428,8 @@ class Conversation(LinkUser):
                 self.wire.write(backend.parameter_status(name, value))
         if exchange.leaves_state:
             link.is_touched = True
+        if self.is_client_slow:
+            link.wire.pause_reading()
         link.exchange = exchange
         link.watches = self._gate.observes and bool(exchange.running)
         data = dispatch.render(
@@ -632,6 +636,8 @@ class Conversation(LinkUser):
 
     def _let_go(self, link: BackendLink) -> None:
         self.link = None
+        if self.is_client_slow:
+            link.wire.resume_reading()
         link.user_session = None
         self._broker.release(link)
 

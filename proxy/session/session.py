@@ -86,6 +86,7 @@ class Session(Conversation):
         link.watches = False
         if link.is_closed:
             return
+        link.wire.resume_reading()
         if phase == BUSY or not link.owes_nothing():
             self._counters.count("client_left_in_exchange")
             self._broker.cancel(link)
@@ -149,7 +150,7 @@ class Session(Conversation):
         while True:
             intake = self.intake
             if self.phase == IDLE:
-                if not intake.drop_passing():
+                if self.is_client_slow or not intake.drop_passing():
                     return
                 if self.skips_to_sync:
                     if not intake.skip_to_sync():
@@ -241,13 +242,17 @@ class Session(Conversation):
 
     def on_frontend_full(self) -> None:
         """The client takes its rows too slowly: stop reading the server (rule 7)."""
+        self.is_client_slow = True
         if self.link is not None:
             self.link.wire.pause_reading()
 
     def on_frontend_drained(self) -> None:
         """The client has caught up."""
+        self.is_client_slow = False
         if self.link is not None:
             self.link.wire.resume_reading()
+        if self.phase == IDLE:
+            self.pump()
 
     def on_backend_full(self) -> None:
         """The server takes the client's data too slowly: stop reading the client."""
