@@ -10,7 +10,7 @@ attribute away. Who cannot be served gets a `Ticket` and stands
     in `_doomed`         it will be refused when the caller has returned: nobody is called back
                          from inside `acquire`
 
-and leaves by a grant, by a refusal, or by `withdraw`; `_tickets` has it until then. When a node's
+and leaves by a grant, by a refusal, or by `withdraw`; `tickets` has it until then. When a node's
 state changes, the tickets that depended on it are placed anew, in the order of their age.
 
 SQLSTATEs: 57P03 no node (drivers may try again), 53300 wait_timeout passed while every connection
@@ -66,7 +66,6 @@ class PoolBroker(Broker):
         "_granting",
         "_is_granting",
         "_last_since_s",
-        "_tickets",
         "busy",
         "counters",
         "directory",
@@ -76,6 +75,7 @@ class PoolBroker(Broker):
         "plan",
         "registry",
         "router",
+        "tickets",
     )
 
     def __init__(
@@ -100,7 +100,7 @@ class PoolBroker(Broker):
         self.registry = Registry(plan)
         self.busy: dict[Pool, None] = {}
         self.parked = WaitQueue()
-        self._tickets: dict[Waiter, Ticket] = {}
+        self.tickets: dict[Waiter, Ticket] = {}
         self._doomed: list[Ticket] = []
         self._granting: list[Slot] = []
         self._is_granting = False
@@ -128,7 +128,7 @@ class PoolBroker(Broker):
         if isinstance(node, Node):
             pool = destination.pools.get(node.name)
             if pool is not None:
-                slot = pool.take()
+                slot = self._take(pool)
                 if slot is not None:
                     self._count_routed(node)
                     return slot.link
@@ -136,19 +136,19 @@ class PoolBroker(Broker):
         # Ages are unique, so that of two tickets one is always the older.
         self._last_since_s = max(self.now_s, self._last_since_s + 1e-6)
         ticket = Ticket(waiter, destination, route, self._last_since_s)
-        if waiter in self._tickets:
+        if waiter in self.tickets:
             self.withdraw(waiter)
-        self._tickets[waiter] = ticket
+        self.tickets[waiter] = ticket
         slot = self._place(ticket, node)
         if slot is None:
             return None
-        self._tickets.pop(waiter, None)
+        self.tickets.pop(waiter, None)
         self._count_routed(slot.pool.node)
         return slot.link
 
     def withdraw(self, waiter: Waiter) -> None:
         """The waiter no longer wants one (idempotent)."""
-        ticket = self._tickets.pop(waiter, None)
+        ticket = self.tickets.pop(waiter, None)
         if ticket is not None and ticket.queue is not None:
             ticket.queue.remove(ticket)
 
@@ -244,7 +244,7 @@ class PoolBroker(Broker):
             # The server knows this user or database not, or does not let it in: the clients are
             # told in its own words, at once.
             while pool.waiting.head is not None:
-                self._doom(pool.waiting.head, refusal)
+                self.doom(pool.waiting.head, refusal)
         self.after_loss(pool)
 
     def on_link_closed(self, link: "BackendLink") -> None:
@@ -283,8 +283,8 @@ class PoolBroker(Broker):
                 done += 1
                 refusal = ticket.refusal
                 waiter = ticket.waiter
-                if refusal is not None and self._tickets.get(waiter) is ticket:
-                    self._tickets.pop(waiter, None)
+                if refusal is not None and self.tickets.get(waiter) is ticket:
+                    self.tickets.pop(waiter, None)
                     waiter.on_no_backend(refusal)
         finally:
             if done < len(doomed):
@@ -300,7 +300,7 @@ class PoolBroker(Broker):
             head = pool.waiting.head
             if limit_s > 0.0:
                 while head is not None and now_s - head.since_s >= limit_s:
-                    self._doom(head, self._waited_too_long(pool))
+                    self.doom(head, self._waited_too_long(pool))
                     head = pool.waiting.head
             if head is None:
                 self.busy.pop(pool, None)
@@ -311,7 +311,7 @@ class PoolBroker(Broker):
         while ticket is not None:
             following = ticket.next
             if now_s >= ticket.deadline_s and ticket.refusal is not None:
-                self._doom(ticket, ticket.refusal)
+                self.doom(ticket, ticket.refusal)
             ticket = following
 
     # -- for upkeep and administration (pool.upkeep)
@@ -372,35 +372,13 @@ class PoolBroker(Broker):
     def refuse_waiting(self, pool: Pool, refusal: Refusal) -> None:
         """Refuse all who wait for this pool."""
         while pool.waiting.head is not None:
-            self._doom(pool.waiting.head, refusal)
+            self.doom(pool.waiting.head, refusal)
 
     def forget_pool(self, pool: Pool) -> None:
         """Remove an empty pool; it is made again when somebody asks for it."""
         self.registry.forget(pool)
         self.busy.pop(pool, None)
         self.directory.clear()
-
-    def reconfigure(self, plan: PoolPlan) -> None:
-        """A reload: take over another plan. Connections stay; bounds and targets are the new."""
-        self.now_s = self._clock.now_us() / 1e6
-        self.plan = plan
-        self.registry.replan(plan)
-        self.router.policy = plan.policy
-        self.nodes.max_lag_bytes = plan.policy.max_lag_bytes
-        kept: dict[str, None] = {}
-        for node_plan in plan.nodes:
-            kept[node_plan.name] = None
-            self.nodes.add(node_plan.name, node_plan.role, node_plan.weight, self.now_s)
-        self.directory.plan = plan
-        self.directory.clear()
-        for ticket in list(self._tickets.values()):
-            self._resolve_again(ticket)
-        for name in list(self.nodes.by_name):
-            if name not in kept:
-                self.nodes.remove(name)
-        for pool in list(self.registry.pools.values()):
-            if pool.node.name not in kept and not pool.slots:
-                self.forget_pool(pool)
 
     # -- inside: tickets
 
@@ -411,7 +389,7 @@ class PoolBroker(Broker):
             return None
         ticket.refusal = None
         pool = self.registry.pool_for(ticket.destination, choice, self.now_s)
-        slot = pool.take()
+        slot = self._take(pool)
         if slot is not None:
             return slot
         pool.waiting.insert(ticket)
@@ -419,7 +397,8 @@ class PoolBroker(Broker):
         self.grow(pool)
         return None
 
-    def _place_again(self, ticket: Ticket) -> None:
+    def place_again(self, ticket: Ticket) -> None:
+        """Place a ticket that stands in no queue; what it gets is told after the caller returned."""
         destination = ticket.destination
         if destination.candidates.version != self.nodes.version:
             self.router.refresh(destination.candidates, self.nodes.version)
@@ -443,24 +422,8 @@ class PoolBroker(Broker):
                 ticket = queue.pop()
         ticket = moved.pop()
         while ticket is not None:
-            self._place_again(ticket)
+            self.place_again(ticket)
             ticket = moved.pop()
-
-    def _resolve_again(self, ticket: Ticket) -> None:
-        old = ticket.destination
-        found: Destination | None
-        if old.branch:
-            found = self.directory.find_branch(old.branch, old.client_database, old.client_user)
-        else:
-            found = self.directory.find(old.client_database, old.client_user)
-        if ticket.queue is None:
-            return
-        ticket.queue.remove(ticket)
-        if found is None:
-            self._doom(ticket, _no_destination(old.client_database, ticket.route))
-            return
-        ticket.destination = found
-        self._place_again(ticket)
 
     def _park(self, ticket: Ticket, refusal: Refusal) -> None:
         """
@@ -473,11 +436,12 @@ class PoolBroker(Broker):
             since_s = max(since_s, node.since_s)
         ticket.deadline_s = min(since_s, ticket.since_s) + self.plan.connect_timeout_s
         if refusal.sqlstate != "57P03" or ticket.deadline_s <= self.now_s:
-            self._doom(ticket, refusal)
+            self.doom(ticket, refusal)
         else:
             self.parked.insert(ticket)
 
-    def _doom(self, ticket: Ticket, refusal: Refusal) -> None:
+    def doom(self, ticket: Ticket, refusal: Refusal) -> None:
+        """Take a ticket out of its queue and refuse it, after the caller has returned."""
         if ticket.queue is not None:
             ticket.queue.remove(ticket)
         ticket.refusal = refusal
@@ -488,8 +452,8 @@ class PoolBroker(Broker):
     def _refuse_unknown(self, waiter: Waiter, database: str, route: Route) -> None:
         destination = Destination(database, "", "", "", "", Candidates(()))
         ticket = Ticket(waiter, destination, route, self.now_s)
-        self._tickets[waiter] = ticket
-        self._doom(ticket, _no_destination(database, route))
+        self.tickets[waiter] = ticket
+        self.doom(ticket, no_destination(database, route))
 
     def _waited_too_long(self, pool: Pool) -> Refusal:
         if pool.last_refusal is not None:
@@ -528,15 +492,18 @@ class PoolBroker(Broker):
                 slot = self._granting.pop(0)
                 ticket = slot.ticket
                 slot.ticket = None
-                is_wanted = ticket is not None and self._tickets.get(ticket.waiter) is ticket
+                is_wanted = ticket is not None and self.tickets.get(ticket.waiter) is ticket
                 link = slot.link
                 if ticket is None or not is_wanted:
                     if slot.state == SLOT_ACTIVE:
                         self.settle(slot)
                 elif slot.state != SLOT_ACTIVE or link is None:
-                    self._place_again(ticket)
+                    self.place_again(ticket)
+                elif link.is_closed:
+                    self._lose(slot)
+                    self.place_again(ticket)
                 else:
-                    self._tickets.pop(ticket.waiter, None)
+                    self.tickets.pop(ticket.waiter, None)
                     counters = slot.pool.counters
                     counters.waits += 1
                     counters.wait_us += max(0, self._clock.now_us() - int(ticket.since_s * 1e6))
@@ -546,6 +513,17 @@ class PoolBroker(Broker):
             self._is_granting = False
             if self._granting:
                 self._errands.flush_soon()
+
+    def _take(self, pool: Pool) -> Slot | None:
+        slot = pool.take()
+        while slot is not None:
+            link = slot.link
+            if link is not None and not link.is_closed:
+                return slot
+            # It closed itself while it rested; the end of its socket is not reported yet.
+            self._lose(slot)
+            slot = pool.take()
+        return None
 
     def _lose(self, slot: Slot) -> None:
         pool = slot.pool
@@ -580,7 +558,8 @@ class _NodeListener(NodesWatcher):
         self._broker.on_node_changed(node)
 
 
-def _no_destination(database: str, route: Route) -> Refusal:
+def no_destination(database: str, route: Route) -> Refusal:
+    """No such branch, or no such database."""
     if route.kind == ROUTE_BRANCH:
         return unknown_target("branch", route.target)
     return Refusal("3D000", f'database "{database}" does not exist', severity="FATAL")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, final
 
 import asyncpg  # type: ignore[import-untyped]
+import structlog
 
 from proxy.pool.nodes import Nodes
 from proxy.routing.node import LAG_UNKNOWN, ROLE_PRIMARY, ROLE_STANDBY, Node
@@ -30,6 +31,8 @@ LOGIN_REFUSED: Final = ("28", "3D", "42", "0L", "0P", "53")
 REFUSED_INTERVAL_S: Final = 10.0
 """Shortest interval of checks while the login is refused: each leaves a line in the server's log."""
 
+SHORTEST_INTERVAL_S: Final = 0.05
+
 QUESTION: Final = """
 SELECT in_recovery,
        (CASE WHEN in_recovery THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END
@@ -41,6 +44,8 @@ SELECT in_recovery,
   FROM (SELECT pg_is_in_recovery() AS in_recovery) AS state
 """
 """One round trip. CASE keeps the functions that a standby or a primary refuses from being run."""
+
+_log = structlog.get_logger("headgate.health")
 
 
 @final
@@ -221,7 +226,11 @@ class _Probe:
         try:
             while True:
                 self.wake.clear()
-                await self._check()
+                try:
+                    await self._check()
+                except Exception:
+                    # A fault of ours must not leave the node unwatched.
+                    _log.exception("health check failed", node=self._node.name)
                 pause_s = self._monitor.settings.routing.check_interval
                 if self._node.is_up:
                     retry_s = FIRST_RETRY_S
@@ -230,6 +239,8 @@ class _Probe:
                 else:
                     pause_s = min(pause_s, retry_s)
                     retry_s *= 2
+                # Many signs of trouble at once are looked into once.
+                await asyncio.sleep(SHORTEST_INTERVAL_S)
                 await self._rest(pause_s)
         finally:
             self._drop()
@@ -246,38 +257,35 @@ class _Probe:
             # Somebody could not connect: an old connection that still works proves nothing.
             self._drop()
         had_connection = self._connection is not None
-        error = await self._ask(login)
-        if error is not None and had_connection:
+        answer = await self._ask(login)
+        if isinstance(answer, Exception) and had_connection:
             # The old connection may have been ended by an administrator: only a fresh one counts.
-            error = await self._ask(login)
-        if error is not None:
-            self._monitor.note_failure(self._node, error)
+            answer = await self._ask(login)
+        if isinstance(answer, Exception):
+            self._monitor.note_failure(self._node, answer)
+        else:
+            self._monitor.note_observation(self._node, answer)
 
-    async def _ask(self, login: Login) -> Exception | None:
-        """Ask once; the error instead of raising it."""
+    async def _ask(self, login: Login) -> asyncpg.Record | Exception:
+        """Ask once: the answer, or the error instead of raising it."""
         try:
             async with asyncio.timeout(self._monitor.settings.pool.connect_timeout):
                 if self._connection is None or self._connection.is_closed():
                     self._connection = await self._connect(login)
                     self._user = login.user
-                row = await self._connection.fetchrow(QUESTION)
-            self._monitor.note_observation(self._node, row)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            # OSError includes TimeoutError, ssl.SSLError and a name that does not resolve.
+                return await self._connection.fetchrow(QUESTION)
+        except Exception as error:
+            # What calls itself a server can make asyncpg raise anything.
             self._drop()
             return error
-        except (asyncpg.InternalClientError, ValueError, KeyError, TypeError) as error:
-            # What calls itself a server there is none.
-            self._drop()
-            return error
-        return None
 
     async def _connect(self, login: Login) -> asyncpg.Connection:
         return await asyncpg.connect(
             host=self._settings.host,
             port=self._settings.port,
             user=login.user,
-            password=login.password or None,
+            # asyncpg takes nothing but a plain str, and a password may be a settings Secret.
+            password=str(login.password) or None,
             database=login.database,
             ssl=tls_of(self._settings.tls),
             timeout=self._monitor.settings.pool.connect_timeout,

@@ -142,7 +142,7 @@ class PoolService:
         self.nodes.watch(_NodeLog())
 
     async def start(self) -> bool:
-        """Check the nodes once, then begin to serve; False: some did not answer in time."""
+        """Check the nodes once, then begin to serve; False: not all were asked to the end."""
         self.monitor.start()
         upkeep.warm(self.broker)
         self._ticker = self._spawn(self._tick(), "upkeep of the pools")
@@ -160,10 +160,15 @@ class PoolService:
 
     async def reconfigure(self, settings: Settings) -> None:
         """A reload. The dialer must know the new nodes already."""
+        places = {node.name: (node.host, node.port) for node in settings.node}
+        for node in self._settings.node:
+            if places.get(node.name) != (node.host, node.port):
+                # Another server under the old name: its connections must not be mixed up.
+                self.nodes.remove(node.name)
         self._settings = settings
         plan = plan_of(settings, self._worker_index, self._workers)
         self._errands.connect_timeout_s = plan.connect_timeout_s
-        self.broker.reconfigure(plan)
+        upkeep.reconfigure(self.broker, plan)
         await self.monitor.reconfigure(settings)
 
     def stats(self) -> list[upkeep.PoolReport]:

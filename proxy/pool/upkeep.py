@@ -9,8 +9,9 @@ from typing import Final, final
 
 from proxy.errors import Refusal
 from proxy.observe.counters import PoolCounters
-from proxy.pool.assignment import SLOT_ACTIVE, SLOT_IDLE, Pool
-from proxy.pool.broker import PoolBroker
+from proxy.pool.assignment import SLOT_ACTIVE, SLOT_IDLE, Pool, Ticket
+from proxy.pool.broker import PoolBroker, no_destination
+from proxy.pool.plan import PoolPlan
 
 FORGET_AFTER_S: Final = 60.0
 """An empty pool that nobody wants is forgotten after this long, if it never had a connection."""
@@ -145,6 +146,43 @@ def warm(broker: PoolBroker) -> None:
             if destination is not None:
                 for node in destination.candidates.nodes:
                     broker.registry.pool_for(destination, node, broker.now_s)
+
+
+def reconfigure(broker: PoolBroker, plan: PoolPlan) -> None:
+    """A reload: take over another plan. Connections stay; bounds and targets are the new."""
+    broker.plan = plan
+    broker.registry.replan(plan)
+    broker.router.policy = plan.policy
+    broker.nodes.max_lag_bytes = plan.policy.max_lag_bytes
+    kept = {node.name for node in plan.nodes}
+    for node in plan.nodes:
+        broker.nodes.add(node.name, node.role, node.weight, broker.now_s)
+    broker.directory.plan = plan
+    broker.directory.clear()
+    for ticket in list(broker.tickets.values()):
+        _resolve_again(broker, ticket)
+    for name in list(broker.nodes.by_name):
+        if name not in kept:
+            broker.nodes.remove(name)
+    for pool in list(broker.registry.pools.values()):
+        if pool.node.name not in kept and not pool.slots:
+            broker.forget_pool(pool)
+
+
+def _resolve_again(broker: PoolBroker, ticket: Ticket) -> None:
+    if ticket.queue is None:
+        return
+    ticket.queue.remove(ticket)
+    old = ticket.destination
+    if old.branch:
+        found = broker.directory.find_branch(old.branch, old.client_database, old.client_user)
+    else:
+        found = broker.directory.find(old.client_database, old.client_user)
+    if found is None:
+        broker.doom(ticket, no_destination(old.client_database, ticket.route))
+    else:
+        ticket.destination = found
+        broker.place_again(ticket)
 
 
 def _close_old(broker: PoolBroker, pool: Pool, now_s: float) -> None:

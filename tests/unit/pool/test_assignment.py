@@ -169,7 +169,7 @@ def test_failed_logins_back_off_and_probe_one_at_a_time() -> None:
         pool.back_off(10.0, REFUSAL)
     assert pool.retry_at_s == 10.0 + LAST_BACKOFF_S
     pool.opened(slot)
-    assert pool.last_refusal is None
+    assert [pool.last_refusal, pool.backoff_s] == [None, 0.0]
     assert pool.wants_open(10.0)
 
 

@@ -343,6 +343,55 @@ def test_a_lost_connection_has_its_node_looked_at_and_frees_its_place() -> None:
     stage.level()
 
 
+def test_a_connection_that_closed_itself_while_it_rested_is_not_handed_out() -> None:
+    stage = Stage()
+    good, bad = connect(stage), connect(stage)
+    stage.broker.release(good)
+    stage.broker.release(bad)
+    bad.close("the server broke the protocol")
+    assert stage.broker.acquire(FakeWaiter(), "app", "alice", WRITE) is good
+    stage.broker.on_link_closed(bad)
+    stage.level()
+
+
+@pytest.mark.parametrize("is_reported", [True, False])
+def test_a_promised_connection_that_ends_before_it_is_told_is_replaced(is_reported: bool) -> None:
+    stage = Stage()
+    link = connect(stage)
+    stage.broker.release(link)
+    stage.nodes.by_name["pg1"].is_up = False  # behind the broker's back: the connection stays
+    stage.nodes.version += 1
+    waiter, withdrawn = FakeWaiter(), FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    stage.broker.acquire(withdrawn, "app", "alice", WRITE)
+    stage.up("pg1", ROLE_PRIMARY)
+    assert waiter.links == []
+    stage.broker.withdraw(withdrawn)
+    link.is_closed = True
+    if is_reported:
+        stage.broker.on_link_closed(link)
+    stage.flush()
+    stage.open_all()
+    assert waiter.link is not link
+    assert withdrawn.links == []
+    stage.level()
+
+
+def test_a_promise_to_one_who_withdrew_goes_to_the_next() -> None:
+    stage = Stage(make_plan(size=1))
+    link = connect(stage)
+    stage.broker.release(link)
+    stage.nodes.by_name["pg1"].is_up = False
+    stage.nodes.version += 1
+    first, second = FakeWaiter(), FakeWaiter()
+    stage.broker.acquire(first, "app", "alice", WRITE)
+    stage.broker.acquire(second, "app", "alice", WRITE)
+    stage.up("pg1", ROLE_PRIMARY)
+    stage.broker.withdraw(first)
+    stage.flush()
+    assert (first.links, second.link) == ([], link)
+
+
 # -- logins that fail
 
 
@@ -538,7 +587,7 @@ def test_a_reload_changes_bounds_nodes_and_those_who_wait() -> None:
     plan.branches = {}
     plan.nodes = [NodePlan("pg1", ROLE_UNKNOWN, 3), NodePlan("pg4", ROLE_STANDBY, 1)]
     plan.databases["*"] = DatabasePlan("*", "", "", ("pg1", "pg4"), 5, "session", 0)
-    stage.broker.reconfigure(plan)
+    upkeep.reconfigure(stage.broker, plan)
     assert pool_of(stage, "pg1").size == 5
     assert stage.nodes.by_name["pg1"].weight == 3
     assert list(stage.nodes.by_name) == ["pg1", "pg4"]
@@ -560,7 +609,7 @@ def test_connections_to_a_removed_node_end() -> None:
     plan = make_plan()
     plan.nodes = [NodePlan("pg1", ROLE_UNKNOWN, 1)]
     plan.databases["*"].nodes = ("pg1",)
-    stage.broker.reconfigure(plan)
+    upkeep.reconfigure(stage.broker, plan)
     stage.flush()
     assert waiter.refusal.sqlstate == "42704"
     stage.broker.release(link)
