@@ -15,8 +15,7 @@ import structlog
 import uvicorn
 
 from proxy.admin.api import make_app
-from proxy.admin.audit import Audit
-from proxy.admin.fleet import Fleet
+from proxy.admin.desk import Desk
 from proxy.admin.guard import Guard
 from proxy.errors import SettingsError
 from proxy.server.listener import open_tcp_sockets
@@ -44,10 +43,9 @@ class _Uvicorn(uvicorn.Server):
 class AdminServer:
     """The HTTP side of one worker."""
 
-    def __init__(self, worker: "Worker", fleet: Fleet, audit: Audit) -> None:
+    def __init__(self, worker: "Worker", desk: Desk) -> None:
         self._worker = worker
-        self._fleet = fleet
-        self._audit = audit
+        self._desk = desk
         self._server: _Uvicorn | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -64,7 +62,7 @@ class AdminServer:
         except SettingsError as error:
             raise SettingsError([f"admin: {problem}" for problem in error.problems]) from None
         app = Guard(
-            make_app(worker, self._fleet, self._audit),
+            make_app(self._desk),
             lambda: worker.settings.admin,
             worker.counters,
         )

@@ -5,6 +5,7 @@ The admin side of one worker: what the worker starts, stops, and hands console c
 from typing import TYPE_CHECKING, final
 
 from proxy.admin.audit import Audit
+from proxy.admin.desk import Desk
 from proxy.admin.fleet import Fleet
 from proxy.admin.http import AdminServer
 
@@ -18,13 +19,13 @@ class AdminSide:
     HTTP and console.
 
     fleet   requests to this worker and to all others; its `peers` is set where there are others
-    audit   what operators changed
+    desk    carries out what operators ask for
     """
 
     def __init__(self, worker: "Worker") -> None:
-        self.audit = Audit()
         self.fleet = Fleet(worker)
-        self._http = AdminServer(worker, self.fleet, self.audit)
+        self.desk = Desk(worker, self.fleet, Audit())
+        self._http = AdminServer(worker, self.desk)
 
     async def start(self) -> None:
         """Begin to serve HTTP. Raises SettingsError when its address cannot be had."""
