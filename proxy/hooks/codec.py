@@ -159,7 +159,7 @@ def cut_envelope(
         tables = list(facts.tables) if attempt < 2 else []
         extras = _extras(inspection, with_parameters and attempt == 0, False)
         keep = limit_bytes
-        while keep:
+        while keep > 0:
             keep //= 2
             texts: dict[str, object] = {
                 "query": query[:keep],

@@ -14,7 +14,7 @@ from proxy.errors import PluginFailed, Refusal
 from proxy.hooks import answers, codec, points
 from proxy.hooks.answers import Login, Sample
 from proxy.hooks.pipeline import HookPipeline
-from proxy.hooks.points import Completion, Subscriber
+from proxy.hooks.points import Completion, HookChains, Subscriber
 from proxy.session.context import ClientContext
 
 METRICS_INTERVAL_S: Final = 1.0
@@ -22,14 +22,16 @@ METRICS_INTERVAL_S: Final = 1.0
 
 @final
 class _FutureAnswer(Completion):
-    """A call on a worker thread, as a future of the loop."""
+    """A call on a worker thread, as a future; the chains are held until the thread is done."""
 
-    def __init__(self, subscriber: Subscriber) -> None:
+    def __init__(self, chains: HookChains, subscriber: Subscriber) -> None:
+        self._chains = chains
         self._plugin = subscriber.plugin
         self.future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
 
     def on_answer(self, answer: bytes | None, failed_cause: str) -> None:
         """Wake up whoever waits, unless it has gone."""
+        self._chains.leave()
         if self.future.done():
             return
         if failed_cause:
@@ -42,7 +44,7 @@ class _FutureAnswer(Completion):
 class _Told(Completion):
     """A call whose answer says nothing; the chains are held until it is done."""
 
-    def __init__(self, chains: points.HookChains) -> None:
+    def __init__(self, chains: HookChains) -> None:
         self._chains = chains
 
     def on_answer(self, answer: bytes | None, failed_cause: str) -> None:
@@ -51,7 +53,7 @@ class _Told(Completion):
         self._chains.leave()
 
 
-async def _call(subscriber: Subscriber, payload: bytes) -> bytes | None:
+async def _call(chains: HookChains, subscriber: Subscriber, payload: bytes) -> bytes | None:
     """Run a hook where it belongs; raises PluginFailed and nothing else."""
     if len(payload) > subscriber.input_limit_bytes:
         subscriber.stats.failed("input")
@@ -59,8 +61,13 @@ async def _call(subscriber: Subscriber, payload: bytes) -> bytes | None:
     try:
         if not subscriber.is_slow:
             return subscriber.call(payload)
-        waiting = _FutureAnswer(subscriber)
-        subscriber.call_slow(payload, waiting)
+        waiting = _FutureAnswer(chains, subscriber)
+        chains.enter()
+        try:
+            subscriber.call_slow(payload, waiting)
+        except Exception:
+            chains.leave()
+            raise
         return await waiting.future
     except PluginFailed:
         raise
@@ -97,7 +104,7 @@ class ConnectionHooks:
         try:
             for subscriber in subscribers:
                 try:
-                    refusal = await self._asked_to_connect(subscriber, payload)
+                    refusal = await self._asked_to_connect(chains, subscriber, payload)
                 except PluginFailed:
                     refusal = _failed_login(subscriber) if subscriber.fails_closed else None
                 if refusal is not None:
@@ -106,8 +113,10 @@ class ConnectionHooks:
             chains.leave()
         return None
 
-    async def _asked_to_connect(self, subscriber: Subscriber, payload: bytes) -> Refusal | None:
-        answer = answers.decode(points.ON_CONNECT, await _call(subscriber, payload))
+    async def _asked_to_connect(
+        self, chains: HookChains, subscriber: Subscriber, payload: bytes
+    ) -> Refusal | None:
+        answer = answers.decode(points.ON_CONNECT, await _call(chains, subscriber, payload))
         if answer is None:
             raise _bad_answer(subscriber)
         if answer.action == answers.BLOCK and "conn.deny" not in subscriber.permissions:
@@ -143,7 +152,7 @@ class ConnectionHooks:
                 if "auth.credentials" in subscriber.permissions:
                     password = await ask_password()
                 try:
-                    login = await self._asked_who(subscriber, context, password)
+                    login = await self._asked_who(chains, subscriber, context, password)
                 except PluginFailed:
                     if subscriber.fails_closed:
                         return _failed_login(subscriber)
@@ -157,9 +166,13 @@ class ConnectionHooks:
         return None
 
     async def _asked_who(
-        self, subscriber: Subscriber, context: ClientContext, password: str | None
+        self,
+        chains: HookChains,
+        subscriber: Subscriber,
+        context: ClientContext,
+        password: str | None,
     ) -> Login:
-        given = await _call(subscriber, codec.authenticate_envelope(context, password))
+        given = await _call(chains, subscriber, codec.authenticate_envelope(context, password))
         login = answers.decode_login(given)
         if login is None:
             raise _bad_answer(subscriber)
@@ -243,7 +256,7 @@ class PluginCalls:
         try:
             for subscriber in chains.points[points.METRICS]:
                 try:
-                    samples = answers.decode_samples(await _call(subscriber, b"{}"))
+                    samples = answers.decode_samples(await _call(chains, subscriber, b"{}"))
                 except PluginFailed:
                     continue
                 if samples is None:
@@ -267,7 +280,7 @@ class PluginCalls:
             if subscriber.plugin == plugin:
                 chains.enter()
                 try:
-                    answer = await _call(subscriber, payload)
+                    answer = await _call(chains, subscriber, payload)
                 finally:
                     chains.leave()
                 if answer is None:

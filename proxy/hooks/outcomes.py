@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, final
 
+from mypy_extensions import mypyc_attr
+
 from proxy.errors import PluginFailed
 from proxy.hooks import answers, codec
 from proxy.hooks.points import CACHE_SET, POST_QUERY, Completion, HookChains, Subscriber
@@ -27,6 +29,7 @@ MAX_RESULT_BYTES: Final = 32 * 1024 * 1024
 MAX_SLOW_CALLS: Final = 256
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Scheduler(ABC):
     """The event loop and its clock."""
 
@@ -66,12 +69,16 @@ class OutcomeQueue:
         counters: Counters,
         request_prefix: bytes = b"",
         limit: int = DEFAULT_LIMIT,
+        max_result_bytes: int = MAX_RESULT_BYTES,
+        max_slow_calls: int = MAX_SLOW_CALLS,
     ) -> None:
         self.cache: ResultCache | None = None
         self.prefix = request_prefix
         self._scheduler = scheduler
         self._counters = counters
         self._limit = limit
+        self._max_result_bytes = max_result_bytes
+        self._max_slow_calls = max_slow_calls
         self._items: deque[_Item] = deque()
         self._result_bytes = 0
         self._slow_calls = 0
@@ -82,7 +89,7 @@ class OutcomeQueue:
 
     def put(self, chains: HookChains, inspection: Inspection, result: bytes | None) -> None:
         """Take a finished statement; when the queue is full it is dropped and counted."""
-        if result is not None and self._result_bytes + len(result) > MAX_RESULT_BYTES:
+        if result is not None and self._result_bytes + len(result) > self._max_result_bytes:
             self._counters.count("cache_set_dropped")
             result = None
         if len(self._items) >= self._limit:
@@ -122,8 +129,7 @@ class OutcomeQueue:
         try:
             if item.result is not None:
                 self._result_bytes -= len(item.result)
-                if chains.points[CACHE_SET] and item.inspection.cache_key:
-                    self._offer(item, item.result)
+                self._offer(item, item.result)
                 item.result = None
             for subscriber in chains.points[POST_QUERY]:
                 self._observe(item, subscriber)
@@ -172,7 +178,7 @@ class OutcomeQueue:
         self, item: _Item, subscriber: Subscriber, payload: bytes, completion: Completion
     ) -> None:
         """Call on a worker thread; when too many wait there already, drop it and count it."""
-        if self._slow_calls >= MAX_SLOW_CALLS:
+        if self._slow_calls >= self._max_slow_calls:
             name = "cache_set_dropped" if subscriber.hook == CACHE_SET else "post_query_dropped"
             self._counters.count(name)
             return
