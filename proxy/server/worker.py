@@ -22,8 +22,11 @@ from proxy.observe.counters import Counters
 from proxy.plugins.manager import PluginManager
 from proxy.pool.plan import plan_of
 from proxy.pool.service import PoolService
+from proxy.routing.node import ROLE_PRIMARY
 from proxy.server.admission import ClientLimits
-from proxy.server.authenticate import Authenticator, OneMethod, new_mock_seed
+from proxy.server.auth_query import AuthQuery
+from proxy.server.authenticate import Authenticator, new_mock_seed
+from proxy.server.authrules import make_auth_rules
 from proxy.server.backend import BackendConnection
 from proxy.server.cancel import CancelRegistry
 from proxy.server.clock import MonotonicClock, monotonic_s, unix_time_s
@@ -52,7 +55,7 @@ from proxy.session.tuning import (
     SessionTuning,
     Welcomes,
 )
-from proxy.settings.model import Settings
+from proxy.settings.model import Node, Settings
 from proxy.settings.users import read_users
 from proxy.sql.classify import PgClassifier
 
@@ -88,6 +91,7 @@ class Worker:
         self.config_path = config_path
         self.index = index
         self.workers = workers
+        self._lookup: AuthQuery | None = None
         self.is_draining = False
         self.is_ready = False
         self._is_cut_off = False
@@ -100,6 +104,7 @@ class Worker:
         self.outcomes = OutcomeQueue(LoopScheduler(self.clock), self.counters, prefix)
         self.pipeline = HookPipeline(self.classifier, self.counters, self.outcomes, prefix)
         self.users = UserStore(_users_of(settings), None, settings.auth.query_cache)
+        self.users.lookup = self._make_lookup(settings)
         self.dialer = ServerDialer(
             settings, self.users, self._new_backend, self.counters, monotonic_s
         )
@@ -131,7 +136,7 @@ class Worker:
     def _make_services(self) -> LoginServices:
         auth = self.settings.auth
         authenticator = Authenticator(
-            OneMethod(auth.method),
+            make_auth_rules(auth),
             self.users,
             self.counters,
             auth.allow_cleartext_without_tls,
@@ -149,6 +154,23 @@ class Worker:
             self._client_id,
             monotonic_s,
             unix_time_s,
+        )
+
+    def _make_lookup(self, settings: Settings) -> AuthQuery | None:
+        if not settings.auth.query:
+            return None
+        self._lookup = AuthQuery(settings, self.users, self._nodes_by_role, self.counters)
+        return self._lookup
+
+    def _nodes_by_role(self) -> list[Node]:
+        """The nodes as secrets are asked of them: the primary first, what is down last."""
+        known = self.pools.nodes.by_name
+        return sorted(
+            self.settings.node,
+            key=lambda node: (
+                node.name not in known or not known[node.name].is_up,
+                node.name not in known or known[node.name].role != ROLE_PRIMARY,
+            ),
         )
 
     # -- start and stop
@@ -229,10 +251,15 @@ class Worker:
         """Take new settings. Raises SettingsError before anything has changed."""
         tls = make_server_tls(settings.listen.tls)
         entries = _users_of(settings)
+        make_auth_rules(settings.auth)
         self.dialer.apply(settings)
         self.tls = tls
         self.settings = settings
-        self.users.replace(entries, None, settings.auth.query_cache)
+        lookup, self._lookup = self._lookup, None
+        self.users.replace(entries, self._make_lookup(settings), settings.auth.query_cache)
+        if lookup is not None:
+            await lookup.close()
+        self.limiter.max_per_minute = settings.auth.max_failures_per_minute
         self.limits.apply(settings, plan_of(settings, self.index, self.workers))
         await self.pools.reconfigure(settings)
         await self.plugins.apply(settings)
