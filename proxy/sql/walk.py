@@ -16,6 +16,19 @@ from typing import Any, Final, final
 from proxy.sql.builtins import PLAIN_READ, STATELESS
 from proxy.sql.kinds import MERGE_COMMANDS, READ_KEYS, WRITING_STATEMENTS
 
+# Volatile in the catalogue, because their answer changes while a server runs, and yet plain reads:
+# they have no effect, and ask about the very node that answers. Whoever wants to know where a read
+# goes asks pg_is_in_recovery(); sending that to the primary would answer another question.
+_ABOUT_THE_NODE: Final = frozenset(
+    {
+        "pg_is_in_recovery",
+        "pg_last_wal_receive_lsn",
+        "pg_last_wal_replay_lsn",
+        "pg_last_xact_replay_timestamp",
+    }
+)
+READS: Final = PLAIN_READ | _ABOUT_THE_NODE
+
 # Fields of the composite values that drivers' catalogue queries take apart.
 _FIELDS_OF_BUILTINS: Final = frozenset(("n", "x"))
 _SAMPLING_METHODS: Final = frozenset(("bernoulli", "system"))
@@ -123,7 +136,7 @@ class Findings:
             name = parts[1]
         else:
             name = ".".join(parts)
-        if name in PLAIN_READ:
+        if name in READS:
             return
         self.has_only_plain_calls = False
         if name not in STATELESS:
