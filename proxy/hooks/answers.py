@@ -11,8 +11,9 @@ from typing import Final, final
 
 import msgspec
 
-from proxy.hooks import points
+from proxy.hooks import points, shapes
 from proxy.hooks.rowset import rows_from_json
+from proxy.hooks.shapes import RawAnswer
 from proxy.session.inspection import RowSet
 
 # What an answer does; one number for the same thing at several hooks.
@@ -102,23 +103,6 @@ _COMMON: Final = {
 """The answers that nearly every call gives, as compact and as spaced JSON: no decoding."""
 
 
-class _Raw(msgspec.Struct):
-    """Every field that an answer of a statement hook may have."""
-
-    action: str
-    value: str | None = None
-    reason: str | None = None
-    target: str | None = None
-    sqlstate: str | None = None
-    hint: str | None = None
-    detail: str | None = None
-    key: str | None = None
-    max_age_ms: int | None = None
-    ttl_ms: int | None = None
-    data: msgspec.Raw = msgspec.Raw(b"")
-
-
-_decoder = msgspec.json.Decoder(_Raw)
 _SQLSTATE: Final = re.compile(r"[0-9A-Z]{5}")
 
 
@@ -144,7 +128,7 @@ def decode(hook: int, answer: bytes | None) -> Answer | None:
     try:
         # The decoder passes over the text of fields that it does not know.
         answer.decode()
-        raw = _decoder.decode(answer)
+        raw = shapes.answer_decoder.decode(answer)
     except (ValueError, msgspec.MsgspecError, RecursionError):
         return None
     if raw.action == _DEFAULT_WORDS[hook]:
@@ -155,7 +139,7 @@ def decode(hook: int, answer: bytes | None) -> Answer | None:
     return found
 
 
-def _understand(hook: int, raw: _Raw) -> Answer | None:
+def _understand(hook: int, raw: RawAnswer) -> Answer | None:
     """Everything but the default answers."""
     action = raw.action
     if action == _BLOCK_WORDS.get(hook) and hook != points.AUTHENTICATE:
@@ -184,7 +168,7 @@ def _with_text(action: int, word: str, text: str | None) -> Answer | None:
     return Answer(action, word, text)
 
 
-def _block(word: str, reason: str | None, raw: _Raw) -> Answer | None:
+def _block(word: str, reason: str | None, raw: RawAnswer) -> Answer | None:
     if reason is None:
         return None
     sqlstate = raw.sqlstate
@@ -200,7 +184,7 @@ def _block(word: str, reason: str | None, raw: _Raw) -> Answer | None:
     return answer
 
 
-def _rows(word: str, raw: _Raw) -> Answer | None:
+def _rows(word: str, raw: RawAnswer) -> Answer | None:
     rows = rows_from_json(bytes(raw.data))
     if rows is None:
         return None
@@ -209,7 +193,7 @@ def _rows(word: str, raw: _Raw) -> Answer | None:
     return answer
 
 
-def _route(action: str, raw: _Raw) -> Answer | None:
+def _route(action: str, raw: RawAnswer) -> Answer | None:
     if action == "primary":
         return Answer(TO_PRIMARY, action)
     if action == "standby":
@@ -221,7 +205,7 @@ def _route(action: str, raw: _Raw) -> Answer | None:
     return None
 
 
-def _key(raw: _Raw) -> Answer | None:
+def _key(raw: RawAnswer) -> Answer | None:
     answer = _with_text(KEY, "key", raw.key)
     if answer is None or len(answer.text) > MAX_KEY_CHARS:
         return None
@@ -237,30 +221,6 @@ def _with_millis(answer: Answer, millis: int | None) -> Answer | None:
 
 # --- login, scrape and custom calls --------------------------------------------------------
 
-
-class _RawIdentity(msgspec.Struct):
-    username: str
-    user_id: str = ""
-    roles: list[str] = []
-    tenant_id: str | None = None
-    claims: dict[str, object] = {}
-
-
-class _RawLogin(msgspec.Struct):
-    action: str
-    identity: _RawIdentity | None = None
-    message: str | None = None
-
-
-class _RawSample(msgspec.Struct):
-    name: str
-    type: str
-    value: float
-    labels: dict[str, str] = {}
-
-
-_login_decoder = msgspec.json.Decoder(_RawLogin)
-_samples_decoder = msgspec.json.Decoder(list[_RawSample])
 _METRIC_NAME: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,127}")
 MAX_SAMPLES: Final = 1000
 
@@ -290,7 +250,7 @@ def decode_login(answer: bytes | None) -> Login | None:
         return login
     try:
         answer.decode()
-        raw = _login_decoder.decode(answer)
+        raw = shapes.login_decoder.decode(answer)
     except (ValueError, msgspec.MsgspecError, RecursionError):
         return None
     if raw.action == "defer":
@@ -335,7 +295,7 @@ def decode_samples(answer: bytes | None) -> list[Sample] | None:
         return []
     try:
         answer.decode()
-        raw = _samples_decoder.decode(answer)
+        raw = shapes.samples_decoder.decode(answer)
     except (ValueError, msgspec.MsgspecError, RecursionError):
         return None
     if len(raw) > MAX_SAMPLES:
