@@ -14,7 +14,7 @@ from proxy.plugins.generation import make_instance
 from proxy.plugins.host.services import Services
 from proxy.plugins.instance import InitRefused
 from proxy.plugins.loader import Source, module_paths
-from proxy.plugins.module import wishes_of
+from proxy.plugins.module import MARKER, wishes_of
 from proxy.plugins.runtime import runtime
 from proxy.plugins.selftest import self_test
 from proxy.settings.model import Settings
@@ -94,3 +94,13 @@ def _try(builder: Builder, source: Source) -> CheckLine:
     if manifest.refused:
         text += f"; asks for what no plugin gets: {', '.join(manifest.refused)}"
     return CheckLine(manifest.name, True, text)
+
+
+def abi_of(source: Source) -> int:
+    """The ABI that a source's module has, whatever its manifest says. Raises PluginFailed."""
+    if source.is_component:
+        return 1
+    module = runtime().compile(source.manifest.name, source.wasm)
+    names = {item.name for item in module.exports}
+    module.close()
+    return 1 if MARKER in names else 0

@@ -359,6 +359,11 @@ class Sandbox:
             self.close()
             raise stopped
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has been freed."""
+        return self._store is None
+
     def use(self, binding: Binding) -> None:
         """Make later calls through another binding. Functions bound before keep the old one."""
         self._binding = binding
@@ -385,12 +390,16 @@ class Sandbox:
 
     def fuel_left(self) -> int:
         """Fuel that the last call did not use."""
+        if self._store is None:
+            return 0
         self._binding.get_fuel(self._context, byref(self._fuel))
         return self._fuel.value
 
     def _export(self, name: str, kind: int) -> Any:
         item = capi.wasmtime_extern_t()
         text = name.encode()
+        if self._store is None:
+            return None
         found = self._binding.export_get(
             self._context, byref(self._instance), text, c_size_t(len(text)), byref(item)
         )
@@ -477,6 +486,7 @@ class Sandbox:
         self.memory.release()
         self.memory = memoryview(b"")
         self.memory_bytes = 0
+        self._memory = None
         self._binding.store_delete(self._store)
         self._store = None
         if self._imports.active is self:
@@ -510,6 +520,8 @@ class GuestFunction:
 
     def __call__(self, *arguments: int) -> int:
         """Call under the fuel and deadline set before; raises GuestStopped."""
+        if self._sandbox.is_closed:
+            raise GuestStopped(CAUSE_HOST, "the instance is closed")
         slots = self.slots
         for number, value in enumerate(arguments):
             slots[2 * number] = value

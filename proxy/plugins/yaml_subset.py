@@ -45,14 +45,22 @@ def parse_yaml(text: str) -> Any:
 
 def _strip_comment(line: str) -> str:
     quote = ""
-    for position, char in enumerate(line):
+    position = 0
+    while position < len(line):
+        char = line[position]
         if quote:
-            if char == quote and (quote == "'" or line[position - 1] != "\\"):
-                quote = ""
+            if quote == '"' and char == "\\":
+                position += 1
+            elif char == quote:
+                if quote == "'" and line[position + 1 : position + 2] == "'":
+                    position += 1
+                else:
+                    quote = ""
         elif char in "'\"" and (position == 0 or line[position - 1] in " :[{,-"):
             quote = char
         elif char == "#" and (position == 0 or line[position - 1] in " \t"):
             return line[:position].rstrip()
+        position += 1
     return line.rstrip()
 
 

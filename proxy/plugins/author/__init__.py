@@ -1,0 +1,1 @@
+"""The plugin author's loop: new, build, check, run, test, bench, replay, pack."""
