@@ -11,6 +11,8 @@ LATENCY_BUCKETS_US: Final = (
 )  # fmt: skip
 """Upper bounds of the latency histograms, from 1 us to 100 ms; one more bucket is +Inf."""
 
+BUCKETS: Final = len(LATENCY_BUCKETS_US)
+
 
 @final
 class Histogram:
@@ -27,10 +29,13 @@ class Histogram:
         """Count one duration."""
         self.count += 1
         self.sum_us += duration_us
+        # PERF: two comparisons skip most of the bounds; a statement takes 50 us to 1 ms as a rule.
         index = 0
-        for bound in LATENCY_BUCKETS_US:
-            if duration_us <= bound:
-                break
+        if duration_us > 1_000:
+            index = 10
+        elif duration_us > 50:
+            index = 6
+        while index < BUCKETS and duration_us > LATENCY_BUCKETS_US[index]:
             index += 1
         self.buckets[index] += 1
 

@@ -336,7 +336,8 @@ class Intake:
 
     def _parse(self, message: Message, body: int, end: int) -> None:
         buffer = self._buffer
-        name_end = buffer.find(0, body, end)
+        # PERF: the unnamed statement is the usual one, and looking at a byte is cheaper than find.
+        name_end = body if body < end and buffer[body] == 0 else buffer.find(0, body, end)
         text_end = buffer.find(0, name_end + 1, end) if name_end >= 0 else -1
         if text_end < 0:
             message.refusal = invalid_format()
@@ -364,8 +365,12 @@ class Intake:
 
     def _bind(self, message: Message, body: int, end: int) -> None:
         buffer = self._buffer
-        portal_end = buffer.find(0, body, end)
-        name_end = buffer.find(0, portal_end + 1, end) if portal_end >= 0 else -1
+        portal_end = body if body < end and buffer[body] == 0 else buffer.find(0, body, end)
+        name_end = -1
+        if portal_end >= 0 and portal_end + 1 < end:
+            name_end = portal_end + 1
+            if buffer[name_end] != 0:
+                name_end = buffer.find(0, name_end, end)
         if name_end < 0:
             message.refusal = invalid_format()
             return
