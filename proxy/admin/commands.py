@@ -52,6 +52,7 @@ class Commands:
             "pools": self._rows(views.pools),
             "clients": self._rows(views.clients),
             "servers": self._rows(views.servers),
+            "totals": self._rows(views.totals),
             "nodes": self._rows(views.nodes),
             "plugins": self._rows(views.plugins),
             "events": self._rows(views.events),

@@ -64,6 +64,10 @@ class Desk:
         """Clients or servers of all workers."""
         return merging.rows(await self.ask(what))
 
+    async def totals(self) -> list[Row]:
+        """Sums by database."""
+        return merging.totals(await self.ask("totals"))
+
     async def nodes(self) -> list[Row]:
         """The nodes, as this worker sees them; each asks for itself."""
         found: list[Row] = (await self.here("nodes"))["rows"]

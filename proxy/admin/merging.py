@@ -68,6 +68,15 @@ def pools(answers: Iterable[Row]) -> list[Row]:
     return [found[key] for key in sorted(found)]
 
 
+def totals(answers: Iterable[Row]) -> list[Row]:
+    """Each database once."""
+    found: dict[str, Row] = {}
+    for row in rows(answers):
+        known = found.get(row["database"])
+        found[row["database"]] = dict(row) if known is None else _sum(known, row)
+    return [found[name] for name in sorted(found)]
+
+
 def plugins(answers: Sequence[Row]) -> list[Row]:
     """Each plugin once, with the counters of all workers; in all else the first one's word."""
     merged = [plugin([{"plugin": row}]) for row in answers[0].get("rows", ())]

@@ -139,6 +139,29 @@ def _client(worker_index: int, session: Conversation, now_us: int) -> Row:
     }
 
 
+def totals(worker: "Worker") -> list[Row]:
+    """Sums by database, over all clients of this worker that are or were here."""
+    sums = {name: list(known) for name, known in worker.totals.by_database.items()}
+    for connection in list(worker.connections):
+        session = connection.session
+        if session is not None:
+            known = sums.setdefault(session.client.database, [0, 0, 0, 0])
+            known[0] += 1
+            known[1] += session.queries
+            known[2] += session.received_bytes
+            known[3] += session.sent_bytes
+    return [
+        {
+            "database": name,
+            "clients": known[0],
+            "queries": known[1],
+            "bytes_in": known[2],
+            "bytes_out": known[3],
+        }
+        for name, known in sums.items()
+    ]
+
+
 def servers(worker: "Worker") -> list[Row]:
     """One row for each server connection."""
     now_s = worker.clock.now_us() / 1e6

@@ -11,7 +11,7 @@ from typing import cast, final
 
 from proxy.server.inbox import Inbox
 from proxy.server.wire import TransportWire
-from proxy.session.ports import Wire
+from proxy.session.ports import OtherSession, Wire
 from proxy.session.session import Session
 
 
@@ -22,6 +22,7 @@ class FrontendConnection(asyncio.Protocol):
 
     inbox    takes received bytes until `begin`; None afterwards
     session  the conversation, from `begin` on
+    other    what serves the client in place of a session, from `begin_other` on
     """
 
     def __init__(self, on_closed: "Callable[[FrontendConnection], None]") -> None:
@@ -29,6 +30,7 @@ class FrontendConnection(asyncio.Protocol):
         self._wire: TransportWire | None = None
         self.inbox: Inbox | None = Inbox()
         self.session: Session | None = None
+        self.other: OtherSession | None = None
 
     @property
     def wire(self) -> Wire:
@@ -58,6 +60,18 @@ class FrontendConnection(asyncio.Protocol):
             if inbox.is_ended:
                 self.connection_lost(None)
 
+    def begin_other(self, other: OtherSession) -> None:
+        """The login is done, and this is for the console: it gets all bytes from now on."""
+        inbox = self.inbox
+        self.inbox = None
+        self.other = other
+        if inbox is not None:
+            rest = inbox.rest()
+            if rest:
+                other.receive_from_frontend(rest)
+            if inbox.is_ended:
+                self.connection_lost(None)
+
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
         session = self.session
@@ -65,6 +79,8 @@ class FrontendConnection(asyncio.Protocol):
             session.receive_from_frontend(data)
         elif self.inbox is not None:
             self.inbox.feed(data)
+        elif self.other is not None:
+            self.other.receive_from_frontend(data)
 
     def pause_writing(self) -> None:
         """The client takes its rows too slowly."""
@@ -87,4 +103,6 @@ class FrontendConnection(asyncio.Protocol):
         session = self.session
         if session is not None:
             session.on_frontend_lost()
+        if self.other is not None:
+            self.other.on_frontend_lost()
         self._on_closed(self)

@@ -19,11 +19,12 @@ from proxy.hooks.login import ConnectionHooks
 from proxy.hooks.outcomes import OutcomeQueue
 from proxy.hooks.pipeline import HookPipeline
 from proxy.observe.counters import Counters
+from proxy.observe.totals import DatabaseTotals
 from proxy.plugins.manager import PluginManager
 from proxy.pool.plan import plan_of
 from proxy.pool.service import PoolService
 from proxy.routing.node import ROLE_PRIMARY
-from proxy.server.admission import ClientLimits
+from proxy.server.admission import CONSOLE_DATABASES, ClientLimits
 from proxy.server.auth_query import AuthQuery
 from proxy.server.authenticate import Authenticator, new_mock_seed
 from proxy.server.authrules import make_auth_rules
@@ -52,6 +53,7 @@ from proxy.session.tuning import (
     POOL_SESSION,
     POOL_STATEMENT,
     POOL_TRANSACTION,
+    CancelKey,
     SessionTuning,
     Welcomes,
 )
@@ -98,6 +100,7 @@ class Worker:
         self.started_at_s = unix_time_s()
         self.clock = MonotonicClock()
         self.counters = Counters()
+        self.totals = DatabaseTotals()
         self.tasks = Tasks(self.counters)
         self.classifier = PgClassifier()
         prefix = f"w{index}-".encode()
@@ -125,6 +128,7 @@ class Worker:
         self.connections: dict[FrontendConnection, None] = {}
         self.tls: ServerTls = make_server_tls(settings.listen.tls)
         self._contexts: dict[FrontendConnection, LoggedInClient] = {}
+        self._console_keys: dict[FrontendConnection, CancelKey] = {}
         self._next_client = 0
         self._listener: Listener | None = None
         self.admin: AdminSide | None = None
@@ -224,6 +228,8 @@ class Worker:
         for connection in list(self.connections):
             if connection.session is not None:
                 connection.session.drain()
+            elif connection.other is not None:
+                connection.other.drain()
         deadline_s = monotonic_s() + self.settings.server.drain_timeout
         while not self._is_cut_off and self.connections and monotonic_s() < deadline_s:  # noqa: ASYNC110
             # Not an event: whoever leaves would have to know of it, and this runs once.
@@ -235,6 +241,9 @@ class Worker:
                     connection.session.fatal(
                         Refusal("57P01", "terminating connection due to administrator command")
                     )
+                elif connection.other is not None:
+                    connection.other.on_frontend_lost()
+                    connection.wire.abort()
             await asyncio.sleep(0.05)
         self.outcomes.flush()
         await self.plugins.stop()
@@ -293,11 +302,20 @@ class Worker:
         client = self._contexts.pop(connection, None)
         if client is None:
             return
+        key = self._console_keys.pop(connection, None)
+        if key is not None:
+            self.cancels.unregister(key)
         self.counters.clients_active -= 1
         self.limits.leave(client.context)
         session = connection.session
         if session is not None:
             self.cancels.unregister(session.key)
+            self.totals.add(
+                client.context.database,
+                session.queries,
+                session.received_bytes,
+                session.sent_bytes,
+            )
             self.connection_hooks.on_disconnect(
                 client.context,
                 int((unix_time_s() - client.context.connected_at) * 1e6),
@@ -330,6 +348,9 @@ class Worker:
         self.counters.clients_total += 1
         self.connections[made] = None
         self._contexts[made] = client
+        if context.database in CONSOLE_DATABASES:
+            self._begin_console(made, client)
+            return
         session = Session(
             context,
             made.wire,
@@ -344,6 +365,16 @@ class Worker:
         )
         session.key = self.cancels.register(session, client.protocol_minor)
         made.begin(session)
+
+    def _begin_console(self, made: FrontendConnection, client: LoggedInClient) -> None:
+        if self.admin is None:
+            made.wire.close()
+            return
+        console = self.admin.console_session(client.context, made.wire)
+        key = self.cancels.register(console, client.protocol_minor)
+        self._console_keys[made] = key
+        console.start(key)
+        made.begin_other(console)
 
     def _tuning(self, database: str) -> SessionTuning:
         pool = self.settings.pool

@@ -160,3 +160,24 @@ class Clock(ABC):
     @abstractmethod
     def now_us(self) -> int:
         """Microseconds since some fixed moment."""
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class OtherSession(ABC):
+    """Whoever serves a client in place of a Session: the admin console."""
+
+    @abstractmethod
+    def receive_from_frontend(self, data: bytes) -> None:
+        """Bytes from the client."""
+
+    @abstractmethod
+    def on_frontend_lost(self) -> None:
+        """The client has gone."""
+
+    @abstractmethod
+    def drain(self) -> None:
+        """Shut down: end now, or as soon as what it does is done."""
+
+    @abstractmethod
+    def fatal(self, refusal: Refusal) -> None:
+        """Tell the client why, and end."""
