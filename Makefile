@@ -12,7 +12,6 @@ PIP_INSTALL = HEADGATE_COMPILE=0 $(BIN)/python -m pip install --disable-pip-vers
 PYTEST = $(BIN)/python -m pytest
 # System tests have a cluster for each worker; more workers than two only wait for the cores.
 PYTEST_PARALLEL ?= -n 2 --dist loadfile
-COMPILED_TESTS := tests/unit tests/system tests/transcripts
 HAS_COMPILER = $(BIN)/python -c 'import sys, hatch_build as h; sys.exit(not h.has_compiler())'
 SOURCES = $(shell find proxy hatch_build.py -name '*.py' 2>/dev/null)
 
@@ -72,7 +71,7 @@ test-compiled: compiled
 	@# Tests and examples may be newer than the compiled modules.
 	@$(BIN)/python hatch_build.py --refresh $(COMPILED)
 	cd $(COMPILED) && PYTHONPATH=$(CURDIR)/$(COMPILED) $(CURDIR)/$(PYTEST) $(PYTEST_PARALLEL) \
-		$(COMPILED_TESTS) $(ARGS)
+		$(ARGS)
 
 bench: compiled  ## the benchmark table against PgBouncer; ARGS='--seconds 5'
 	$(BIN)/python -m benchmarks.run --compiled $(COMPILED) $(ARGS)
