@@ -16,8 +16,8 @@ from typing import Final, Protocol, final
 from proxy.observe.counters import Counters
 from proxy.session.tuning import CancelKey
 
-MAX_WORKERS: Final = 128
-_WORKER_SHIFT: Final = 24
+MAX_WORKERS: Final = 256
+_WORKER_SHIFT: Final = 23
 _NUMBER_MASK: Final = (1 << _WORKER_SHIFT) - 1
 
 KEY_BYTES_3_0: Final = 4
@@ -50,7 +50,7 @@ class CancelRegistry:
     """
     The keys of all clients of this worker process.
 
-    worker     number of this worker process, 0 to 127
+    worker     number of this worker process, 0 to 255
     forwarder  the way to the others; None: there are none
     """
 

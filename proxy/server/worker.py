@@ -7,6 +7,7 @@ the life of a client's connection and the sweep for time-outs.
 
 import asyncio
 import secrets
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, final
 
@@ -20,8 +21,9 @@ from proxy.hooks.outcomes import OutcomeQueue
 from proxy.hooks.pipeline import HookPipeline
 from proxy.observe.counters import Counters
 from proxy.observe.totals import DatabaseTotals
+from proxy.plugins.host.make import make_services
 from proxy.plugins.manager import PluginManager
-from proxy.pool.plan import plan_of
+from proxy.pool.plan import plan_of, share
 from proxy.pool.service import PoolService
 from proxy.routing.node import ROLE_PRIMARY
 from proxy.server.admission import CONSOLE_DATABASES, ClientLimits
@@ -30,7 +32,9 @@ from proxy.server.authenticate import Authenticator, new_mock_seed
 from proxy.server.authrules import make_auth_rules
 from proxy.server.backend import BackendConnection
 from proxy.server.cancel import CancelRegistry
+from proxy.server.census import Census
 from proxy.server.clock import MonotonicClock, monotonic_s, unix_time_s
+from proxy.server.control import ControlServer, Siblings
 from proxy.server.dial import ServerDialer
 from proxy.server.frontend import FrontendConnection
 from proxy.server.inbox import LoginConnection
@@ -43,6 +47,7 @@ from proxy.server.listener import (
 from proxy.server.login_client import LoggedInClient, LoginServices, login_client
 from proxy.server.login_hooks import PluginLoginHooks
 from proxy.server.negotiate import Peer
+from proxy.server.place import Place
 from proxy.server.scheduler import LoopScheduler
 from proxy.server.sweep import sweep
 from proxy.server.tasks import Tasks
@@ -57,7 +62,7 @@ from proxy.session.tuning import (
     SessionTuning,
     Welcomes,
 )
-from proxy.settings.model import Node, Settings
+from proxy.settings.model import Listen, Node, Settings
 from proxy.settings.users import read_users
 from proxy.sql.classify import PgClassifier
 
@@ -86,13 +91,22 @@ class Worker:
     One process's proxy.
 
     counters, pools, pipeline, classifier, connections   for the admin side to read
+    place                                                among several; None: there is only this one
     """
 
-    def __init__(self, settings: Settings, config_path: Path, index: int, workers: int) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        config_path: Path,
+        index: int,
+        workers: int,
+        place: Place | None = None,
+    ) -> None:
         self.settings = settings
         self.config_path = config_path
         self.index = index
         self.workers = workers
+        self.place = place
         self._lookup: AuthQuery | None = None
         self.is_draining = False
         self.is_ready = False
@@ -121,9 +135,22 @@ class Worker:
             index,
             workers,
         )
-        self.limits = ClientLimits(settings, plan_of(settings, index, workers))
-        self.cancels = CancelRegistry(self.counters, index)
-        self.limiter = FailureLimiter(settings.auth.max_failures_per_minute)
+        self.siblings: Siblings | None = None
+        self._control: ControlServer | None = None
+        census: Census | None = None
+        kv_path: Path | None = None
+        self._mock_secret = secrets.token_bytes(32)
+        if place is not None:
+            order = place.order
+            census = Census(order.directory, index, workers)
+            kv_path = order.directory / "kv"
+            self._mock_secret = order.secret
+            self.siblings = Siblings(order.directory, index, workers, self.tasks)
+            if order.incarnation:
+                self.counters.by_cause["worker_replaced"] = order.incarnation
+        self.limits = ClientLimits(settings, plan_of(settings, index, workers), census)
+        self.cancels = CancelRegistry(self.counters, index, self.siblings)
+        self.limiter = FailureLimiter(share(settings.auth.max_failures_per_minute, index, workers))
         self.welcomes = Welcomes(MAX_WELCOMES)
         self.connections: dict[FrontendConnection, None] = {}
         self.tls: ServerTls = make_server_tls(settings.listen.tls)
@@ -132,7 +159,15 @@ class Worker:
         self._next_client = 0
         self._listener: Listener | None = None
         self.admin: AdminSide | None = None
-        self.plugins = PluginManager(settings, self.pipeline, self.counters)
+        self.plugins = PluginManager(
+            settings,
+            self.pipeline,
+            self.counters,
+            make_services(
+                settings, asyncio.get_running_loop(), self._primary_address, kv_path=kv_path
+            ),
+            self._primary_address,
+        )
         self.connection_hooks = ConnectionHooks(self.pipeline, prefix.decode())
         self.login_hooks = PluginLoginHooks(self.connection_hooks)
         self._services = self._make_services()
@@ -146,7 +181,7 @@ class Worker:
             auth.allow_cleartext_without_tls,
             monotonic_s,
             unix_time_s,
-            new_mock_seed(str(self.config_path).encode()),
+            new_mock_seed(_mock_material(self.settings, self._mock_secret)),
         )
         return LoginServices(
             authenticator,
@@ -177,6 +212,15 @@ class Worker:
             ),
         )
 
+    def _primary_address(self) -> tuple[str, int] | None:
+        """Where SQL of plugins goes; None: no primary is known now."""
+        known = self.pools.nodes.by_name
+        for node in self.settings.node:
+            state = known.get(node.name)
+            if state is not None and state.is_up and state.role == ROLE_PRIMARY:
+                return node.host, node.port
+        return None
+
     # -- start and stop
 
     async def start(self) -> None:
@@ -200,20 +244,20 @@ class Worker:
             lambda: self.settings.auth.login_timeout,
             lambda: MAX_PENDING_LOGINS,
         )
-        listen = settings.listen
-        sockets = open_tcp_sockets(
-            listen.host, listen.port, listen.backlog, reuse_port=self.workers > 1
-        )
-        if listen.unix_socket_dir is not None and self.index == 0:
-            mode = int(listen.unix_socket_mode, 8)
-            sockets.append(
-                open_unix_socket(listen.unix_socket_dir, listen.port, mode, listen.backlog)
-            )
-        listener.start(sockets)
         self._listener = listener
+        if self.place is None:
+            listener.start(_open_sockets(settings.listen))
         self.tasks.spawn(self._sweep(), "time-outs")
         self.admin = _admin_side(self)
         await self.admin.start()
+        if self.place is not None:
+            fleet = self.admin.fleet
+            self._control = ControlServer(
+                self.place.order.directory, self.index, self.cancels, fleet.handle
+            )
+            await self._control.start()
+            # Last: its clients have waited for a worker that is complete.
+            listener.start(self.place.sockets)
         self.is_ready = True
 
     async def stop(self) -> None:
@@ -223,7 +267,7 @@ class Worker:
         if self._listener is not None:
             self._listener.stop()
             listen = self.settings.listen
-            if listen.unix_socket_dir is not None and self.index == 0:
+            if listen.unix_socket_dir is not None and self.place is None:
                 remove_unix_socket(listen.unix_socket_dir, listen.port)
         for connection in list(self.connections):
             if connection.session is not None:
@@ -250,6 +294,8 @@ class Worker:
         await self.pools.stop()
         if self.admin is not None:
             await self.admin.stop()
+        if self._control is not None:
+            await self._control.stop()
         await self.tasks.cancel_all()
 
     def cut_off(self) -> None:
@@ -269,6 +315,9 @@ class Worker:
         if lookup is not None:
             await lookup.close()
         self.limiter.max_per_minute = settings.auth.max_failures_per_minute
+        self.limiter.max_per_minute = share(
+            settings.auth.max_failures_per_minute, self.index, self.workers
+        )
         self.limits.apply(settings, plan_of(settings, self.index, self.workers))
         await self.pools.reconfigure(settings)
         await self.plugins.apply(settings)
@@ -392,9 +441,41 @@ class Worker:
 
 def _admin_side(worker: Worker) -> "AdminSide":
     # The admin side stands above the worker and reads it: it is brought in where it is started.
+    from proxy.admin.peers import ControlPeers
     from proxy.admin.side import AdminSide
 
-    return AdminSide(worker)
+    side = AdminSide(worker)
+    if worker.siblings is not None:
+        side.fleet.peers = ControlPeers(worker.siblings)
+    return side
+
+
+def _open_sockets(listen: Listen) -> list[socket.socket]:
+    sockets = open_tcp_sockets(listen.host, listen.port, listen.backlog, reuse_port=False)
+    if listen.unix_socket_dir is not None:
+        mode = int(listen.unix_socket_mode, 8)
+        try:
+            sockets.append(
+                open_unix_socket(listen.unix_socket_dir, listen.port, mode, listen.backlog)
+            )
+        except BaseException:
+            for listening in sockets:
+                listening.close()
+            raise
+    return sockets
+
+
+def _mock_material(settings: Settings, secret: bytes) -> bytes:
+    """
+    What the salts of unknown users come from: a secret, or they could be told from real ones by
+    computing them; and where there is one that lasts, the same after a restart, or they could be
+    told by their change.
+    """
+    key = settings.listen.tls.key
+    try:
+        return secret if key is None else key.read_bytes()
+    except OSError:
+        return secret
 
 
 def _users_of(settings: Settings) -> dict[str, str]:
