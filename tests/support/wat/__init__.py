@@ -4,11 +4,13 @@ Plugins for tests, written in WAT: sources beside this file, and what turns them
 `body_plugin` makes an ABI 1 module around one function body; the `.wat` files are whole modules.
 """
 
+import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 import wasmtime
 
-from proxy.hooks.points import EMPTY_CHAINS, HookChains
+from proxy.hooks.points import EMPTY_CHAINS, Completion, HookChains
 from proxy.plugins.manager import PluginManager
 from proxy.settings.model import Settings
 from proxy.settings.plugin_model import Plugins
@@ -89,3 +91,23 @@ def make_manager(directory: Path, pipeline: FakePipeline, **options: object) -> 
     options.setdefault("watch", False)
     plugins = Plugins(dir=directory, **options)  # type: ignore[arg-type]
     return PluginManager(Settings(plugins=plugins), pipeline)
+
+
+async def until(predicate: Callable[[], bool], timeout_s: float = 20.0) -> None:
+    """Wait for what tells nobody when it has come."""
+    async with asyncio.timeout(timeout_s):
+        while not predicate():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.01)
+
+
+class Waiting(Completion):
+    """A call on a worker thread: `await waiting.future` gives (answer, failed cause)."""
+
+    def __init__(self) -> None:
+        self.future: asyncio.Future[tuple[bytes | None, str]] = (
+            asyncio.get_running_loop().create_future()
+        )
+
+    def on_answer(self, answer: bytes | None, failed_cause: str) -> None:
+        """Wake up the test."""
+        self.future.set_result((answer, failed_cause))

@@ -1,23 +1,13 @@
 """The second loader: components with one function string to string."""
 
-import asyncio
-
 import pytest
 import wasmtime
 
 from proxy.errors import PluginFailed
-from proxy.hooks.points import CUSTOM_HOOK, PRE_QUERY, Completion
-from tests.support.wat import FakePipeline, make_manager, manifest, put, wasm_of
+from proxy.hooks.points import CUSTOM_HOOK, PRE_QUERY
+from tests.support.wat import FakePipeline, Waiting, make_manager, manifest, put, wasm_of
 
 BLOCK = b'{"action":"block","value":"no"}'
-
-
-class Waiting(Completion):
-    def __init__(self):
-        self.future = asyncio.get_running_loop().create_future()
-
-    def on_answer(self, answer, failed_cause):
-        self.future.set_result((answer, failed_cause))
 
 
 @pytest.fixture

@@ -3,12 +3,7 @@
 import asyncio
 
 from proxy.plugins.watch import look, wait_for_rest, watch
-from tests.support.wat import FakePipeline, body_wat, make_manager, manifest, put
-
-
-async def until(predicate):
-    while not predicate():  # noqa: ASYNC110 - files send no event to wait for
-        await asyncio.sleep(0.02)
+from tests.support.wat import FakePipeline, body_wat, make_manager, manifest, put, until
 
 
 async def test_a_change_is_told_after_the_files_rest(tmp_path):
