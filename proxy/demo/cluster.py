@@ -126,7 +126,7 @@ class EmbeddedPostgres:
                 break
             time.sleep(0.1)
         raise RuntimeError(
-            f"PostgreSQL {self.name!r} on port {self.port} did not start within {timeout_s:.0f} s. "
+            f"PostgreSQL {self.name!r} on port {self.port} did not start. "
             f"The end of its log:\n{self.log_text()[-2000:]}"
         )
 

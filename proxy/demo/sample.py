@@ -2,7 +2,7 @@
 The demo's data: a small shop with customers, products, orders and a report over them.
 
 Plain SQL for one server; knows nothing of the proxy or its plugins, except that the example
-plugin `pin-reports` looks for the table `orders_report`.
+plugin `pin-reports` looks for tables whose name begins with "report".
 """
 
 from typing import Final
@@ -44,7 +44,7 @@ INSERT INTO orders (customer_id, product_id, quantity, placed_at)
 SELECT 1 + n * 7 % 200, 1 + n * 13 % 50, 1 + n % 5, now() - n * interval '11 minutes'
 FROM generate_series(1, 5000) AS n;
 
-CREATE TABLE orders_report AS
+CREATE TABLE report_by_region AS
 SELECT c.region, count(*) AS orders, sum(o.quantity * p.price) AS revenue
 FROM orders o JOIN customers c ON c.id = o.customer_id JOIN products p ON p.id = o.product_id
 GROUP BY c.region;

@@ -77,6 +77,10 @@ dir = "plugins"
 watch = true
 grants = ["query.block", "query.rewrite", "route.decide", "log", "metrics", "config", "clock"]
 
+# Plain reads go to the standby; a report has to show the latest orders, so it goes to the primary.
+[plugins.settings.pin-reports]
+config = {{ node = "pg1" }}
+
 [log]
 level = "info"
 

@@ -110,13 +110,13 @@ def _rewrite(stack: DemoStack) -> str:
 
 def _route(stack: DemoStack) -> str:
     with _connect(stack) as connection:
-        row = connection.execute(f"SELECT {_STANDBY}, count(*) FROM orders_report").fetchone()
+        row = connection.execute(f"SELECT {_STANDBY}, count(*) FROM report_by_region").fetchone()
     _expect(row is not None and row[1] == 4, f"the report has {row}")
-    _expect(row is not None and row[0] == "on", "the report did not run on the standby")
+    _expect(row is not None and row[0] == "off", "the report ran on the standby")
     _wait(
         lambda: _metric_sum(stack, "pin-reports", "route") > 0, "pin-reports was asked for a route"
     )
-    return "orders_report was read where the plugin sends reports, the standby"
+    return "a read of report_by_region ran where pin-reports sends it, on the primary"
 
 
 def _replace_under_traffic(stack: DemoStack) -> str:
@@ -193,15 +193,15 @@ class _Traffic(threading.Thread):
 
     def _turn(self, pgconn: psycopg.pq.abc.PGconn) -> None:
         for result in (
-            pgconn.exec_(b"DELETE FROM orders_report"),
-            pgconn.exec_params(b"TRUNCATE orders_report", []),
+            pgconn.exec_(b"DELETE FROM report_by_region"),
+            pgconn.exec_params(b"TRUNCATE report_by_region", []),
         ):
             sqlstate = result.error_field(DiagnosticField.SQLSTATE)
             if sqlstate == b"42000":
                 self.blocked += 1
             else:
                 self.problems.append(f"not blocked: {_text(sqlstate)} {_message(result)}")
-        result = pgconn.exec_(b"SELECT count(*) FROM orders_report")
+        result = pgconn.exec_(b"SELECT count(*) FROM report_by_region")
         if result.status == ExecStatus.TUPLES_OK and result.get_value(0, 0) == b"4":
             self.passed += 1
         else:

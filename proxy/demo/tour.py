@@ -22,6 +22,8 @@ Headgate runs in front of a primary and a standby, with four plugins on every st
     INSERT INTO customers (name, region) VALUES ('you', 'north')
       RETURNING current_setting('in_hot_standby');
                                          -- off: a write, on the primary
+    SELECT current_setting('in_hot_standby') FROM report_by_region;
+                                         -- off: plugin pin-reports wants the latest figures
     DROP TABLE orders;                   -- ERROR 42000, by plugin no-drop
     SELECT query FROM pg_stat_activity WHERE pid = pg_backend_pid();
                                          -- the text as plugin tag-tenant sends it

@@ -84,7 +84,7 @@ class Workspace:
 
     def __init__(self, prefix: str = "headgate-") -> None:
         self.account = server_account()
-        self.path = Path(tempfile.mkdtemp(prefix=prefix))
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=_short_directory()))
         # The servers' user has to pass through; what needs hiding has its own mode below.
         self.path.chmod(0o755)
         (self.path / "pids").mkdir(mode=0o700)
@@ -238,6 +238,15 @@ class Workspace:
             extra_groups=[],
         )
         return probe.returncode == 0
+
+
+def _short_directory() -> str:
+    """Choose where temporary files go: a Unix socket's path may have 107 bytes (103 on macOS)."""
+    directory = tempfile.gettempdir()
+    # Below it come the workspace's name, a server's socket directory and the socket.
+    if len(os.fsencode(directory)) > 40 and os.access("/tmp", os.W_OK | os.X_OK):
+        return "/tmp"
+    return directory
 
 
 def _plain_environment() -> dict[str, str]:

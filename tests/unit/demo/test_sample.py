@@ -14,7 +14,7 @@ def test_sample_loads_and_other_users_may_write(workspace: Workspace) -> None:
     sample.load(server, ('odd "user"',))
     counts = server.execute(
         "SELECT (SELECT count(*) FROM customers), (SELECT count(*) FROM orders), "
-        "(SELECT sum(orders) FROM orders_report)",
+        "(SELECT sum(orders) FROM report_by_region)",
         dbname=sample.DATABASE,
     )
     assert counts == [(200, 5000, 5000)]

@@ -66,3 +66,13 @@ def test_programs_that_the_servers_user_cannot_reach_are_copied_and_nothing_is_o
         assert "PostgreSQL" in space.run([str(usable / "postgres"), "--version"])
         assert space.readable_program_tree(closed / "install" / "bin") == usable
     assert closed.stat().st_mode & 0o777 == 0o700
+
+
+def test_workspace_leaves_a_long_temporary_directory_for_the_sake_of_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    with Workspace() as space:
+        assert len(str(space.path)) < 60
