@@ -30,8 +30,8 @@ A statement's way, each arrow one function in one file:
            -> session.link.BackendLink.send                      to the server
     socket -> server.backend.BackendConnection.data_received
            -> session.link.BackendLink.receive_from_backend      replies owed, in order
-           -> session.session.Session.on_reply                   to the client, in runs
-           -> session.session.Session.on_exchange_done           release, Outcome -> post_query
+           -> session.relay.Relay.on_reply                       to the client, in runs
+           -> session.conversation.Conversation.on_exchange_done release, Outcome -> post_query
 """
 
 __version__ = "0.1.0"

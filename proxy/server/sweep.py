@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from proxy.errors import Refusal
 from proxy.protocol import tags
 from proxy.server.frontend import FrontendConnection
-from proxy.session.conversation import BUSY, IDLE
+from proxy.session.relay import BUSY, IDLE
 from proxy.session.session import Session
 from proxy.settings.model import Pool
 

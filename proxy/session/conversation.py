@@ -12,165 +12,42 @@ and most go from collecting to busy within one call of `receive_from_frontend`, 
 within one call of the link's `receive_from_backend`: only waiting takes a turn of the event loop.
 """
 
-from typing import Final
-
 from proxy.errors import Refusal
-from proxy.observe.counters import Counters
 from proxy.protocol import backend, tags
-from proxy.routing.route import READ, ROUTE_DEFAULT, WRITE, Route
+from proxy.routing.route import READ, ROUTE_DEFAULT, WRITE
 from proxy.session import admission, dispatch, outcome
-from proxy.session.context import ClientContext
 from proxy.session.ending import Cleanup, SwallowSync
 from proxy.session.exchange import END_CUT, END_FLUSH, END_QUERY, Batch, Exchange
 from proxy.session.inspection import VERDICT_REFUSE, Inspection
-from proxy.session.intake import Intake
-from proxy.session.link import BackendLink, LinkUser
-from proxy.session.ports import Broker, Classifier, Clock, Gate, Wire
-from proxy.session.state import PROBE, ProbeQuery, SessionState, SettingsQuery, apply_sql
+from proxy.session.link import BackendLink
+from proxy.session.relay import (
+    APPLYING,
+    BUSY,
+    CLOSED,
+    IDLE,
+    JUDGING,
+    PROBING,
+    ROUTING,
+    STARTING,
+    WAITING,
+    Relay,
+)
+from proxy.session.state import PROBE, ProbeQuery, SettingsQuery, apply_sql
 from proxy.session.tuning import (
-    NO_KEY,
     POOL_SESSION,
     POOL_STATEMENT,
-    SessionTuning,
-    Welcomes,
 )
-from proxy.sql.statement import StatementFacts, TextFacts
-
-STARTING: Final = 0
-IDLE: Final = 1
-JUDGING: Final = 2
-ROUTING: Final = 3
-WAITING: Final = 4
-APPLYING: Final = 5
-BUSY: Final = 6
-PROBING: Final = 7
-CLOSED: Final = 8
-
-STATE_NAMES: Final = (
-    "starting",
-    "idle",
-    "judging",
-    "routing",
-    "waiting",
-    "applying",
-    "busy",
-    "probing",
-    "closed",
-)
-
-READ_AHEAD_BYTES: Final = 256 * 1024
-"""How much a client may send ahead of what is being worked on before it is not read any more."""
-
-UNSAFE_ENCODINGS: Final = (
-    b"SJIS", b"BIG5", b"GBK", b"UHC", b"GB18030", b"JOHAB", b"SHIFT_JIS_2004",
-)  # fmt: skip
-"""Client encodings in which a backslash or quote byte may be the second half of a character."""
+from proxy.sql.statement import TextFacts
 
 
-class Conversation(LinkUser):
+class Conversation(Relay):
     """
-    The part of a session between a complete batch and its replies: judging, placing, relaying.
+    The part of a session between a complete batch and its replies: judging and placing.
 
     `Session` adds what faces the client: greeting, reading, leaving.
     """
 
-    __slots__ = (
-        "_broker",
-        "_classifier",
-        "_clock",
-        "_counters",
-        "_gate",
-        "_index",
-        "_is_full",
-        "_is_pumping",
-        "_judged",
-        "_route",
-        "_sql_prepared",
-        "_tuning",
-        "_welcomes",
-        "client",
-        "exchange",
-        "idle_since_us",
-        "intake",
-        "is_client_slow",
-        "is_draining",
-        "key",
-        "link",
-        "phase",
-        "queries",
-        "received_bytes",
-        "sent_bytes",
-        "skips_to_sync",
-        "state",
-        "status",
-        "waiting_since_us",
-        "was_notified",
-        "wire",
-    )
-
-    def __init__(
-        self,
-        client: ClientContext,
-        wire: Wire,
-        gate: Gate,
-        broker: Broker,
-        classifier: Classifier,
-        clock: Clock,
-        counters: Counters,
-        tuning: SessionTuning,
-        welcomes: Welcomes,
-        settings: dict[str, str],
-    ) -> None:
-        self.client = client
-        self.wire = wire
-        self._gate = gate
-        self._broker = broker
-        self._classifier = classifier
-        self._clock = clock
-        self._counters = counters
-        self._tuning = tuning
-        self._welcomes = welcomes
-        self.intake = Intake(classifier, tuning.max_message_bytes)
-        self.state = SessionState(settings)
-        self.intake.planning = self.state.planning()
-        self.phase = STARTING
-        self.status = tags.STATUS_IDLE
-        self.link: BackendLink | None = None
-        self.exchange: Exchange | None = None
-        self.key = NO_KEY
-        self.skips_to_sync = False
-        self.is_draining = False
-        self.is_client_slow = False  # its socket's buffer is full
-        self.queries = 0
-        self.received_bytes = 0
-        self.sent_bytes = 0
-        self.idle_since_us = clock.now_us()
-        self.waiting_since_us = 0
-        self.was_notified = False
-        self._is_pumping = False
-        self._is_full = False
-        self._judged: list[Inspection] = []
-        self._index = 0
-        self._route: Route = WRITE
-        self._sql_prepared: dict[str, StatementFacts] = {}
-
-    # -- what Session adds
-
-    def pump(self) -> None:
-        """Work on what was received until something must be waited for."""
-        raise AssertionError("Session implements this")
-
-    def welcome(self, reported: dict[bytes, bytes]) -> None:
-        """Greet the client with what a server reports."""
-        raise AssertionError("Session implements this")
-
-    def fatal(self, refusal: Refusal) -> None:
-        """Tell the client why, and end the session."""
-        raise AssertionError("Session implements this")
-
-    def drain(self) -> None:
-        """Shut down as soon as the client is outside a transaction."""
-        raise AssertionError("Session implements this")
+    __slots__ = ()
 
     # -- judging
 
@@ -485,84 +362,7 @@ class Conversation(LinkUser):
         exchange.at = 0
         SwallowSync(self._broker).run(link)
 
-    # -- from the server
-
-    def on_reply(self, data: bytes) -> None:
-        """Bytes for the client."""
-        exchange = self.exchange
-        if exchange is not None:
-            exchange.forwarded += len(data)
-            if exchange.capture is not None:
-                outcome.capture(exchange, data, self._tuning.max_capture_bytes)
-        self._counters.bytes_to_clients += len(data)
-        self.sent_bytes += len(data)
-        self.wire.write(data)
-
-    def _reply(self, data: bytes) -> None:
-        self._counters.bytes_to_clients += len(data)
-        self.sent_bytes += len(data)
-        self.wire.write(data)
-
-    def on_error_reply(self, link: BackendLink, frame: bytes, body: bytes) -> bytes:
-        """An ErrorResponse of the exchange: what never ran is taken back (rule 2)."""
-        exchange = self.exchange
-        if exchange is None:
-            return b""
-        return outcome.on_error(self, exchange, link, frame, body)
-
-    def on_completion(self, tag: int, frame: bytes) -> None:
-        """A statement is done."""
-        exchange = self.exchange
-        if exchange is not None:
-            outcome.completed(exchange, tag, frame, self._clock.now_us())
-
-    def on_parameter(self, name: bytes, value: bytes, is_internal: bool) -> bool:
-        """The server reports a setting; internal ones are told by difference, afterwards."""
-        if self.phase == STARTING or is_internal:
-            return False
-        self.state.known[name] = value
-        self.state.known_id = 0
-        self._note_parameter(name, value)
-        return True
-
-    def _note_parameter(self, name: bytes, value: bytes) -> None:
-        if name == b"standard_conforming_strings" or name == b"client_encoding":
-            known = self.state.known
-            self.intake.is_unsafe = (
-                known.get(b"standard_conforming_strings", b"on") != b"on"
-                or known.get(b"client_encoding", b"UTF8") in UNSAFE_ENCODINGS
-            )
-        elif name == b"application_name":
-            text = value.decode("utf-8", "replace")
-            if text != self.client.application_name:
-                self.client.application_name = text
-                self.client.attributes["application_name"] = text
-                self.client.fragment = b""
-
-    def on_copy_in(self, link: BackendLink) -> None:
-        """The server waits for CopyData; a Sync already sent counts for nothing."""
-        exchange = self.exchange
-        if exchange is None:
-            return
-        if dispatch.ends_in_execute(exchange.batches[-1]):
-            exchange.is_open = True
-        self.pump()
-
-    def on_copy_failed(self) -> None:
-        """What the client still sends for the COPY goes nowhere (rule 24)."""
-        self.intake.abandon_copy()
-
-    def demoted(self, link: BackendLink) -> None:
-        """A node taken for the primary refuses to write (rule 39)."""
-        self._broker.demoted(link)
-
-    def on_prepared(self, key: bytes) -> None:
-        """The server has prepared the statement with this key."""
-        self._welcomes.prepared(self.client.database, self.client.user)[key] = None
-
-    def on_steps_done(self) -> None:
-        """All replies so far have come: a message that had to wait for them may go on."""
-        self.pump()
+    # -- at the end of an exchange
 
     def on_exchange_done(self, link: BackendLink, exchange: Exchange, status: int) -> None:
         """ReadyForQuery: count, tell the hooks, let the connection go, start the next."""
@@ -660,9 +460,3 @@ class Conversation(LinkUser):
             self.pump()
             return
         self.fatal(refusal)
-
-    # -- at the end of an exchange
-
-    def _finish_outcomes(self, exchange: Exchange, sqlstate: str, error: str) -> None:
-        if exchange.statements:
-            outcome.finish(exchange, self._gate, sqlstate, error, self._clock.now_us())

@@ -11,11 +11,11 @@ from proxy.session.link import BackendLink
 from proxy.session.ports import Gate
 
 if TYPE_CHECKING:
-    from proxy.session.conversation import Conversation
+    from proxy.session.relay import Relay
 
 
 def on_error(
-    session: "Conversation", exchange: Exchange, link: BackendLink, frame: bytes, body: bytes
+    session: "Relay", exchange: Exchange, link: BackendLink, frame: bytes, body: bytes
 ) -> bytes:
     """
     Deal with the server's ErrorResponse; returns what the client gets, b"" when it is tried again.

@@ -92,9 +92,9 @@ class Gate(ABC):
     @abstractmethod
     def finished(self, inspection: Inspection, result: bytes | None) -> None:
         """
-        The statement is over, however it went; inspection.outcome is set if the gate observes. `result` is what the
-        server sent for it when a cache_key asked for it and it fitted, else None. Exactly once for
-        each inspection that was judged.
+        The statement is over, however it went; inspection.outcome is set if the gate observes.
+        `result` is what the server sent for it when a cache_key asked for it and it fitted, else
+        None. Exactly once for each inspection that was judged.
         """
 
 

@@ -11,17 +11,17 @@ from typing import final
 from proxy.errors import ProtocolViolation, Refusal
 from proxy.protocol import backend, frontend, tags
 from proxy.routing.route import READ
-from proxy.session.conversation import (
+from proxy.session.conversation import Conversation
+from proxy.session.ending import Cleanup
+from proxy.session.exchange import Exchange
+from proxy.session.link import BackendLink
+from proxy.session.relay import (
     BUSY,
     CLOSED,
     IDLE,
     READ_AHEAD_BYTES,
     WAITING,
-    Conversation,
 )
-from proxy.session.ending import Cleanup
-from proxy.session.exchange import Exchange
-from proxy.session.link import BackendLink
 from proxy.session.tuning import POOL_SESSION
 
 

@@ -42,6 +42,7 @@ PROBE: Final = (
     b" (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql)"
 )
 
+
 @final
 class SessionState:
     """
