@@ -103,9 +103,9 @@ class AllowedHttp(HttpFetcher):
             _limit(connection.sock, deadline)
             connection.request(method, path, body=body, headers=headers)
             _limit(connection.sock, deadline)
-            response = connection.getresponse()
-            content = self._content(connection.sock, response, deadline)
-            return _response(response, content)
+            with connection.getresponse() as response:
+                content = self._content(connection.sock, response, deadline)
+                return _response(response, content)
         finally:
             connection.close()
 

@@ -111,3 +111,31 @@ class Waiting(Completion):
     def on_answer(self, answer: bytes | None, failed_cause: str) -> None:
         """Wake up the test."""
         self.future.set_result((answer, failed_cause))
+
+
+class FakeSandbox:
+    """Memory without a module, for host functions."""
+
+    def __init__(self, size: int) -> None:
+        self.memory = memoryview(bytearray(size))
+        self.memory_bytes = size
+        self.deadlines: list[int] = []
+
+    def holds(self, address: int, length: int) -> bool:
+        """As Sandbox."""
+        return address + length <= self.memory_bytes
+
+    def grow_view(self) -> bool:
+        """As Sandbox."""
+        return False
+
+    def extend(self, ticks: int) -> None:
+        """As Sandbox."""
+        self.deadlines.append(ticks)
+
+
+class FakeImports:
+    """Imports with a fake sandbox."""
+
+    def __init__(self, sandbox: FakeSandbox) -> None:
+        self.active: FakeSandbox | None = sandbox

@@ -1,0 +1,128 @@
+"""What a call counts, and how the breaker lets it try again."""
+
+import pytest
+
+from proxy.errors import PluginFailed
+from proxy.hooks.points import AUTHORIZE, ON_CONNECT, POST_QUERY, PRE_QUERY, ROUTE
+from proxy.plugins import subscriber as subscribers
+from proxy.session.context import ClientContext
+from proxy.sql.classify import PgClassifier
+from tests.support.wat import FakePipeline, body_wat, make_manager, manifest, put
+
+# Traps while the first input byte is "T".
+MOODY = body_wat(
+    "(if (i32.eq (i32.load8_u (local.get 0)) (i32.const 84)) (then unreachable)) (i64.const 0)"
+)
+
+
+@pytest.fixture
+async def load(tmp_path):
+    pipeline = FakePipeline()
+    manager = make_manager(tmp_path, pipeline)
+
+    async def load_one(wat, text, hook=PRE_QUERY):
+        put(tmp_path, "p", wat, text)
+        event = (await manager.reload())[0]
+        assert event.kind != "load_failed", event.message
+        return pipeline.chains.points[hook][0]
+
+    yield load_one
+    await manager.stop()
+
+
+async def test_calls_are_counted_and_timed(load):
+    hook = await load(MOODY, manifest("p"))
+    for _ in range(3):
+        hook.call(b"{}")
+    with pytest.raises(PluginFailed):
+        hook.call(b"T")
+    stats = hook.stats
+    assert stats.calls == 4
+    assert stats.latency.count == sum(stats.latency.buckets) == 4
+    assert stats.latency.sum_us > 0
+    assert stats.fuel > 0
+    assert stats.errors == {"trap": 1}
+
+
+async def test_half_open_lets_one_call_try(load, monkeypatch):
+    now = 1_000_000_000_000
+    monkeypatch.setattr(subscribers, "perf_counter_ns", lambda: now)
+    hook = await load(MOODY, manifest("p"))
+    for _ in range(5):
+        with pytest.raises(PluginFailed, match="unreachable"):
+            hook.call(b"T")
+    with pytest.raises(PluginFailed, match="too many failures"):
+        hook.call(b"{}")
+    now += 1_100_000_000
+    with pytest.raises(PluginFailed, match="unreachable"):
+        hook.call(b"T")
+    now += 1_100_000_000
+    with pytest.raises(PluginFailed, match="too many failures"):
+        hook.call(b"{}")
+    now += 1_000_000_000
+    assert hook.call(b"{}") is None
+    assert hook.breaker.state == "closed"
+    # The answer of that trial turns out to be rubbish.
+    hook.answer_failed("bad_answer")
+    with pytest.raises(PluginFailed, match="too many failures"):
+        hook.call(b"{}")
+
+
+async def test_an_input_over_the_buffer_goes_through_alloc_and_dealloc(load):
+    wat = """(module (memory (export "memory") 4)
+      (global $live (mut i32) (i32.const 0))
+      (func (export "headgate_abi_1"))
+      (func (export "alloc") (param i32) (result i32)
+        (global.set $live (i32.add (global.get $live) (i32.const 1))) (i32.const 131072))
+      (func (export "dealloc") (param i32 i32)
+        (global.set $live (i32.sub (global.get $live) (i32.const 1))))
+      (func (export "pre_query") (param i32 i32) (result i64)
+        (i32.store8 (i32.const 16) (i32.add (i32.const 48) (global.get $live)))
+        (i64.or (i64.shl (i64.const 16) (i64.const 32)) (i64.const 1))))"""
+    hook = await load(wat, manifest("p"))
+    # The input is live during the call; afterwards input and answer have been handed back.
+    assert hook.call(b"{}") == b"1"
+    assert hook.call(b"{}") == b"0"
+
+
+async def test_an_observer_without_a_result(load):
+    wat = body_wat("(i64.const 0)").replace(
+        '(func (export "pre_query") (param i32 i32) (result i64) (i64.const 0))',
+        '(func (export "post_query") (param i32 i32))',
+    )
+    hook = await load(wat, manifest("p", hooks='"post_query"', permissions=""), POST_QUERY)
+    assert hook.call(b"[{},{}]") is None
+    assert not hook.fails_closed
+
+
+@pytest.mark.parametrize(
+    ("hook", "name", "permissions", "more", "closed"),
+    [
+        (PRE_QUERY, "pre_query", '"query.block"', "", True),
+        (PRE_QUERY, "pre_query", '"query.rewrite"', "", False),
+        (PRE_QUERY, "pre_query", '"query.block"', 'on_error = "open"', False),
+        (PRE_QUERY, "pre_query", '"query.rewrite"', 'on_error = "closed"', True),
+        (AUTHORIZE, "authorize", "", "", True),
+        (ON_CONNECT, "on_connect", "", "", False),
+        (ON_CONNECT, "on_connect", '"conn.deny"', "", True),
+        (ROUTE, "route", '"route.decide"', "", False),
+    ],
+)
+async def test_failure_rules(load, hook, name, permissions, more, closed):
+    wat = body_wat("(i64.const 0)", hook=name)
+    found = await load(wat, manifest("p", "1.0.0", f'"{name}"', permissions, more), hook)
+    assert found.fails_closed is closed
+
+
+async def test_the_filter(load):
+    hook = await load(
+        body_wat("(i64.const 0)"),
+        manifest("p", more='[match]\nkinds = ["insert"]\npure = 1').replace("\npure = 1", ""),
+    )
+    classifier = PgClassifier()
+    client = ClientContext("c", "", False, 0.0)
+    insert, select = (
+        classifier.exact(text).statements[0] for text in (b"INSERT INTO t VALUES (1)", b"SELECT 1")
+    )
+    assert hook.matches(insert, client)
+    assert not hook.matches(select, client)
