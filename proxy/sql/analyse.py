@@ -122,6 +122,7 @@ def with_text(facts: StatementFacts, text: bytes) -> StatementFacts:
         query_fragment(text.decode()) + facts.head[facts.query_bytes :],
         facts.tail,
         facts.kinds,
+        facts.effects,
     )
 
 
@@ -142,6 +143,7 @@ def _facts(
         head_fragment(shown, normalized, reading.tables, reading.is_read_only),
         tail_fragment(reading.kind, digest),
         reading.kinds,
+        reading.effects,
     )
 
 
@@ -176,6 +178,7 @@ def _analyse(text: bytes, max_tree_bytes: int) -> Analysis | None:
         spans = _spans(text, statements)
     by_digits = True
     unicode_escapes = False
+    names_in_constants = False
     facts: list[StatementFacts] = []
     for statement, (start, end) in zip(statements, spans, strict=True):
         reading = read(statement["stmt"])
@@ -188,10 +191,16 @@ def _analyse(text: bytes, max_tree_bytes: int) -> Analysis | None:
         facts.append(_facts(own_text, own_shown, reading, normalized.text, digest))
         by_digits = by_digits and normalized.has_digits_in_constants_only
         unicode_escapes = unicode_escapes or normalized.has_unicode_escapes
+        names_in_constants = names_in_constants or reading.names_in_constants
+    if by_digits and names_in_constants and text.translate(_OTHER_DIGITS) != text:
+        by_digits = False
     if by_digits:
         by_digits = _is_same_with_other_digits(text, facts, spans)
     by_literals = (
-        len(statements) == 1 and not unicode_escapes and not _ROWS.isdisjoint(statements[0]["stmt"])
+        len(statements) == 1
+        and not unicode_escapes
+        and not names_in_constants
+        and not _ROWS.isdisjoint(statements[0]["stmt"])
     )
     return Analysis(TextFacts(tuple(facts)), tuple(spans), True, by_digits, by_literals)
 

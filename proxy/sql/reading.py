@@ -7,6 +7,7 @@ The rules of `StatementFacts` are written here, on top of `walk` (what is in the
 
 from typing import Any, Final, final
 
+from proxy.sql.effects import SETTINGS_VIEW, effects_of
 from proxy.sql.kinds import (
     LEAVES_STATE,
     OBJECTS_OF_RELATION,
@@ -24,11 +25,13 @@ from proxy.sql.statement import (
     CONTROL_ROLLBACK,
     CONTROL_ROLLBACK_TO,
     CONTROL_SAVEPOINT,
+    OPAQUE,
     PREPARED_DEALLOCATE,
     PREPARED_DISCARD_ALL,
     PREPARED_EXECUTE,
     PREPARED_NONE,
     PREPARED_PREPARE,
+    Effects,
 )
 from proxy.sql.walk import Findings, strings, walk, written_name
 
@@ -46,23 +49,26 @@ _CONTROLS: Final[dict[str, int]] = {
 
 _WRAPPERS: Final = frozenset(("CopyStmt", "DeclareCursorStmt", "ExplainStmt", "PrepareStmt"))
 
-# An UPDATE of this view is set_config.
-_SETTINGS_VIEW: Final = frozenset(("pg_settings", "pg_catalog.pg_settings"))
-
 # nodes/parsenodes.h: CURSOR_OPT_HOLD.
 _CURSOR_OPT_HOLD: Final = 0x0020
 
 
 @final
 class Reading:
-    """What one statement is; fields as in StatementFacts."""
+    """
+    What one statement is; fields as in StatementFacts.
+
+    names_in_constants  a fact was taken from the value of a constant: set_config's name
+    """
 
     __slots__ = (
         "control",
+        "effects",
         "is_read_only",
         "kind",
         "kinds",
         "leaves_state",
+        "names_in_constants",
         "prepared",
         "prepared_name",
         "tables",
@@ -73,6 +79,8 @@ class Reading:
         self.kinds: tuple[str, ...] = ("unknown",)
         self.is_read_only = False
         self.leaves_state = True
+        self.effects: Effects | None = OPAQUE
+        self.names_in_constants = False
         self.control = CONTROL_NONE
         self.prepared = PREPARED_NONE
         self.prepared_name = ""
@@ -100,6 +108,11 @@ def read(statement: dict[str, Any]) -> Reading | None:
     reading.tables = tuple(sorted(found.tables | _named_relations(name, body)))
     reading.is_read_only = _is_read_only(name, body, found)
     reading.leaves_state = _leaves_state(chain, found)
+    runs_code = found.executes is not None or (
+        found.has_foreign_calls and chain[-1][0] not in STORES_ONLY
+    )
+    reading.effects = effects_of(chain, found.config_calls, runs_code, _writes_settings(found))
+    reading.names_in_constants = found.config_calls.are_any()
     _read_commands(reading, name, body, found)
     return reading
 
@@ -165,9 +178,13 @@ def _leaves_state(chain: list[tuple[str, dict[str, Any]]], found: Findings) -> b
             return True
         if name == "DeclareCursorStmt" and body.get("options", 0) & _CURSOR_OPT_HOLD:
             return True
-    if found.written and not found.tables.isdisjoint(_SETTINGS_VIEW):
+    if _writes_settings(found):
         return True
     return found.has_unknown_calls and chain[-1][0] not in STORES_ONLY
+
+
+def _writes_settings(found: Findings) -> bool:
+    return bool(found.written) and not found.tables.isdisjoint(SETTINGS_VIEW)
 
 
 def _is_set_for_transaction(body: dict[str, Any]) -> bool:

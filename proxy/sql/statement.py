@@ -23,6 +23,55 @@ PREPARED_DEALLOCATE: Final = 3  # prepared_name "" = DEALLOCATE ALL
 PREPARED_DISCARD_ALL: Final = 4
 
 
+LEXING_SETTINGS: Final = ("standard_conforming_strings", "client_encoding")
+"""Settings that decide how a server reads the texts that come after them (rule 37)."""
+
+
+@final
+class Effects:
+    """
+    What a statement may do to its session's settings, as far as its text tells.
+
+    sets       names that it sets beyond its transaction, lower case. Custom settings (with a dot)
+               are shown by no catalogue: these texts are where their names are known from
+    locals     names that it sets for its transaction
+    resets     names that it brings back to their defaults; "*" is all
+    is_opaque  it may set anything, unseen: it runs a function of the user's, DO, CALL, EXECUTE, or
+               is not known at all
+    loads      it is LOAD, whose library stays with the server process
+    """
+
+    __slots__ = ("is_opaque", "loads", "locals", "resets", "sets")
+
+    def __init__(
+        self,
+        sets: tuple[str, ...] = (),
+        locals_: tuple[str, ...] = (),
+        resets: tuple[str, ...] = (),
+        is_opaque: bool = False,
+        loads: bool = False,
+    ) -> None:
+        self.sets = sets
+        self.locals = locals_
+        self.resets = resets
+        self.is_opaque = is_opaque
+        self.loads = loads
+
+    def may_change(self, name: str) -> bool:
+        """Whether a setting may have another value afterwards."""
+        return (
+            self.is_opaque
+            or name in self.sets
+            or name in self.locals
+            or name in self.resets
+            or "*" in self.resets
+        )
+
+
+OPAQUE: Final = Effects(is_opaque=True)
+"""Of a statement that nothing is known of."""
+
+
 @final
 class StatementFacts:
     """
@@ -50,6 +99,7 @@ class StatementFacts:
                     (SET, temporary table, LISTEN, advisory lock, user function, DO, unknown ...),
                     so that the session must be looked at before another client may have it
     prepared        PREPARED_*, with prepared_name
+    effects         on the session's settings, None = surely none
     head, tail      JSON fragments for the plugins' envelope, without braces:
                     head  "query":...,"normalized":...,"tables":[...],"is_read_only":...
                     tail  "kind":...,"fingerprint":...
@@ -57,6 +107,7 @@ class StatementFacts:
 
     __slots__ = (
         "control",
+        "effects",
         "fingerprint",
         "head",
         "is_read_only",
@@ -87,8 +138,10 @@ class StatementFacts:
         head: bytes,
         tail: bytes,
         kinds: tuple[str, ...] = (),
+        effects: Effects | None = OPAQUE,
     ) -> None:
         self.text = text
+        self.effects = effects
         self.kind = kind
         self.kinds = kinds if kinds else (kind,)
         self.is_read_only = is_read_only
@@ -114,17 +167,26 @@ class TextFacts:
     is_read_only    there is a statement, and all are plain reads without transaction control
     leaves_state    any of them may leave state behind
     has_control     any of them is transaction control
+    has_effects     any of them may change a setting
     is_plain        exactly one statement, no control, no prepared-statement command and nothing
                     left behind: the case that takes the shortest way
     """
 
-    __slots__ = ("has_control", "is_plain", "is_read_only", "leaves_state", "statements")
+    __slots__ = (
+        "has_control",
+        "has_effects",
+        "is_plain",
+        "is_read_only",
+        "leaves_state",
+        "statements",
+    )
 
     def __init__(self, statements: tuple[StatementFacts, ...]) -> None:
         self.statements = statements
         read_only = len(statements) > 0
         leaves_state = False
         has_control = False
+        has_effects = False
         plain = len(statements) == 1
         for facts in statements:
             if not facts.is_read_only or facts.control != CONTROL_NONE:
@@ -135,7 +197,10 @@ class TextFacts:
                 has_control = True
             if facts.prepared != PREPARED_NONE:
                 plain = False
+            if facts.effects is not None:
+                has_effects = True
         self.is_read_only = read_only
         self.leaves_state = leaves_state
         self.has_control = has_control
+        self.has_effects = has_effects
         self.is_plain = plain and not leaves_state and not has_control

@@ -14,6 +14,7 @@ reads among them run in a session that cannot write, and nothing that is known t
 from typing import Any, Final, final
 
 from proxy.sql.builtins import PLAIN_READ, STATELESS
+from proxy.sql.effects import ConfigCalls
 from proxy.sql.kinds import MERGE_COMMANDS, READ_KEYS, WRITING_STATEMENTS
 
 # Volatile in the catalogue, because their answer changes while a server runs, and yet plain reads:
@@ -28,6 +29,20 @@ _ABOUT_THE_NODE: Final = frozenset(
     }
 )
 READS: Final = PLAIN_READ | _ABOUT_THE_NODE
+
+# Built-ins that leave locks or a seed in the session, and touch no setting.
+_LEAVES_OTHERS: Final = frozenset(
+    (
+        "pg_advisory_lock",
+        "pg_advisory_lock_shared",
+        "pg_advisory_unlock",
+        "pg_advisory_unlock_all",
+        "pg_advisory_unlock_shared",
+        "pg_try_advisory_lock",
+        "pg_try_advisory_lock_shared",
+        "setseed",
+    )
+)
 
 # Fields of the composite values that drivers' catalogue queries take apart.
 _FIELDS_OF_BUILTINS: Final = frozenset(("n", "x"))
@@ -92,13 +107,17 @@ class Findings:
     has_only_read_keys   no part of the grammar that a plain read cannot have
     has_only_plain_calls every function is a built-in that is not volatile
     has_unknown_calls    a function that is not a built-in, or leaves something in the session
+    has_foreign_calls    a function of which nothing is known: it may run any code
+    config_calls         the calls of set_config
     has_temporary        temporary relations, or anything in a schema pg_temp
     executes             name of the prepared statement that an EXECUTE in it runs, else None
     """
 
     __slots__ = (
+        "config_calls",
         "creates_table",
         "executes",
+        "has_foreign_calls",
         "has_only_plain_calls",
         "has_only_read_keys",
         "has_temporary",
@@ -116,6 +135,8 @@ class Findings:
         self.has_only_read_keys = True
         self.has_only_plain_calls = True
         self.has_unknown_calls = False
+        self.has_foreign_calls = False
+        self.config_calls = ConfigCalls()
         self.has_temporary = False
         self.executes: str | None = None
 
@@ -141,12 +162,22 @@ class Findings:
         self.has_only_plain_calls = False
         if name not in STATELESS:
             self.has_unknown_calls = True
+            if name not in _LEAVES_OTHERS:
+                self.has_foreign_calls = True
+
+    def add_set_config(self, call: dict[str, Any]) -> None:
+        """Note a call of set_config; for the transaction only, it leaves nothing behind."""
+        self.has_only_plain_calls = False
+        self.config_calls.note(call)
+        if not self.config_calls.only_for_transaction():
+            self.has_unknown_calls = True
 
     def add_operator(self, parts: list[str]) -> None:
         """Note an operator. Those written without a schema are taken for PostgreSQL's own."""
         if len(parts) > 1 and parts[0] != "pg_catalog":
             self.has_only_plain_calls = False
             self.has_unknown_calls = True
+            self.has_foreign_calls = True
 
     def _add_attribute_notation(self, key: str, node: dict[str, Any]) -> None:
         """
@@ -172,7 +203,11 @@ class Findings:
             if value.get("sval", "").startswith("pg_temp"):
                 self.has_temporary = True
         elif key in ("FuncCall", "funccall"):
-            self.add_call(strings(value.get("funcname")))
+            parts = strings(value.get("funcname"))
+            if parts in (["set_config"], ["pg_catalog", "set_config"]):
+                self.add_set_config(value)
+            else:
+                self.add_call(parts)
         elif key == "A_Expr":
             self.add_operator(strings(value.get("name")))
         elif key == "SubLink":
