@@ -131,7 +131,9 @@ class OutcomeQueue:
                 self._result_bytes -= len(item.result)
                 self._offer(item, item.result)
                 item.result = None
-            for subscriber in chains.points[POST_QUERY]:
+            # Who was judged at Parse is told of there; this one is about the cache alone.
+            observers = () if item.inspection.is_judged else chains.points[POST_QUERY]
+            for subscriber in observers:
                 self._observe(item, subscriber)
         except Exception:
             # A defect of ours or of the host: the next statements are still to be told of.

@@ -82,6 +82,7 @@ class HookPipeline(Gate):
         self.observes = False
         self.wants_parameters = False
         self.captures = False
+        self.caches = False
         self.cache: ResultCache | None = None
         self.outcomes = outcomes
         self._classifier = classifier
@@ -108,6 +109,7 @@ class HookPipeline(Gate):
         self.routes = len(plan.route) > 0
         self.observes = plan.observes
         self.captures = plan.captures
+        self.caches = len(plan.cache_get) > 0
         self.wants_parameters = plan.wants_parameters
         self.judges = plan.is_judging or self.routes or self.observes or self.captures
         return old.chains
@@ -124,7 +126,7 @@ class HookPipeline(Gate):
         plan = self._enter(inspection)
         if not plan.is_judging:
             return True
-        return self._walk(plan, inspection, AUTHORIZE, 0)
+        return self._walk(plan, inspection, CACHE_GET if inspection.is_judged else AUTHORIZE, 0)
 
     def route(self, inspection: Inspection) -> bool:
         """Ask `route` of the chains that judged the statement."""
@@ -140,6 +142,11 @@ class HookPipeline(Gate):
         if not isinstance(plan, Plan):
             return
         inspection.chains = None
+        if self.cache is not None and not inspection.facts.is_read_only:
+            self.cache.written(inspection)
+        if inspection.is_judged and result is None:
+            plan.chains.leave()
+            return
         if not inspection.cache_key or not plan.captures:
             result = None
         if plan.observes or result is not None:

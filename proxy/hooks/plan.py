@@ -97,8 +97,7 @@ class Plan:
         self.is_judging = (
             len(self.authorize) + len(self.pre_query) + len(self.rewrite) + len(self.cache_get) > 0
         )
-        # Without the parameters two executions of one text would look the same to a cache.
-        wants = len(self.cache_get) > 0
+        wants = False
         for hook in (
             points.AUTHORIZE,
             points.PRE_QUERY,

@@ -35,6 +35,10 @@ class ResultCache(ABC):
     def store(self, inspection: Inspection, key: str, rows: RowSet, ttl_ms: int) -> None:
         """Keep the rows for so long at most; it may decline."""
 
+    @abstractmethod
+    def written(self, inspection: Inspection) -> None:
+        """A statement that is no plain read is over: forget what depends on its tables."""
+
 
 class _Column(msgspec.Struct):
     name: str

@@ -19,6 +19,7 @@ from proxy.errors import PluginFailed, Refusal, SettingsError
 from proxy.hooks.login import ConnectionHooks
 from proxy.hooks.outcomes import OutcomeQueue
 from proxy.hooks.pipeline import HookPipeline
+from proxy.hooks.result_cache import LocalResultCache
 from proxy.observe.counters import Counters
 from proxy.observe.totals import DatabaseTotals
 from proxy.plugins.host.make import make_services
@@ -108,6 +109,7 @@ class Worker:
         self.workers = workers
         self.place = place
         self._lookup: AuthQuery | None = None
+        self.cache: LocalResultCache | None = None
         self.is_draining = False
         self.is_ready = False
         self._is_cut_off = False
@@ -159,6 +161,10 @@ class Worker:
         self._next_client = 0
         self._listener: Listener | None = None
         self.admin: AdminSide | None = None
+        if settings.plugins.result_cache > 0:
+            self.cache = LocalResultCache(settings.plugins.result_cache, self.clock.now_us)
+            self.pipeline.cache = self.cache
+            self.outcomes.cache = self.cache
         self.plugins = PluginManager(
             settings,
             self.pipeline,
@@ -359,6 +365,8 @@ class Worker:
         session = connection.session
         if session is not None:
             self.cancels.unregister(session.key)
+            if self.cache is not None:
+                self.cache.left(client.context.client_id)
             self.totals.add(
                 client.context.database,
                 session.queries,

@@ -66,6 +66,7 @@ def inspect_batch(
     sql_prepared: dict[str, StatementFacts],
     in_transaction: bool,
     wants_parameters: bool,
+    caches: bool,
     is_unsafe: bool,
 ) -> list[Inspection]:
     """The statements of a batch, in order, as the hooks shall see them."""
@@ -105,11 +106,15 @@ def inspect_batch(
             if prepared.judged_in is exchange and not wants_parameters:
                 # Its Parse, in this same group: one statement, judged once.
                 prepared.judged_in = None
+                if caches and prepared.answer is None:
+                    looked_up = _look_up(batch, message, prepared, client, inside)
+                    if looked_up is not None:
+                        found.append(looked_up)
                 inside = inside_after_text(prepared.facts, inside)
                 exchange.running.extend(parsed_here(exchange, prepared))
                 continue
             parameters: list[bytes | None] | None = None
-            if wants_parameters:
+            if wants_parameters or caches:
                 bind = decode_bind(batch, message)
                 if bind is None:
                     break
@@ -134,6 +139,22 @@ def inspect_batch(
             exchange.running.append(inspection)
             message.inspection = inspection
     return found
+
+
+def _look_up(
+    batch: Batch, message: Message, prepared: Prepared, client: ClientContext, inside: bool
+) -> Inspection | None:
+    """The first execution of a statement that was judged at Parse, for the cache alone."""
+    if len(prepared.sql_facts.statements) != 1 or not prepared.sql_facts.is_read_only:
+        return None
+    bind = decode_bind(batch, message)
+    if bind is None:
+        return None
+    facts = prepared.sql_facts.statements[0]
+    inspection = Inspection(facts, client, True, PHASE_EXECUTE, inside, bind.parameters)
+    inspection.is_judged = True
+    message.inspection = inspection
+    return inspection
 
 
 def parsed_here(exchange: Exchange, prepared: Prepared) -> list[Inspection]:
@@ -318,6 +339,8 @@ def _apply_to_bind(
         message.refusal = inspection.refusal
         return
     if inspection.verdict == VERDICT_ANSWER:
+        return
+    if inspection.is_judged:
         return
     text = inspection.facts.text if inspection.is_rewritten else prepared.text
     if text != prepared.sql:

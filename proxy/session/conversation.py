@@ -65,6 +65,7 @@ class Conversation(Relay):
                 self._sql_prepared,
                 exchange.in_transaction,
                 gate.wants_parameters,
+                gate.caches,
                 self.intake.is_unsafe,
             )
             exchange.statements.extend(self._judged)
@@ -80,6 +81,7 @@ class Conversation(Relay):
             inspection = self._judged[self._index]
             self._index += 1
             inspection.waiter = self
+            inspection.settings_key = self.intake.planning
             if not self._gate.judge(inspection):
                 return
             if inspection.verdict == VERDICT_REFUSE:
@@ -307,6 +309,8 @@ class Conversation(Relay):
             link.is_touched = True
         if self.is_client_slow:
             link.wire.pause_reading()
+        if self._gate.captures and exchange.capture is None and outcome.is_wanted(exchange):
+            exchange.capture = []
         link.exchange = exchange
         link.watches = self._gate.observes and bool(exchange.running)
         data = dispatch.render(

@@ -76,14 +76,16 @@ class Inspection:
     A statement before the gate.
 
     In: facts, client, is_extended, phase, in_transaction, parameters (bind values in text form
-    where the client sent text, raw bytes where binary; None where there are none), is_inline
-    (the gate must answer now: nobody waits).
+    where the client sent text, raw bytes where binary; None where there are none), is_judged
+    (its text was judged at Parse in the same group: only the cache is asked now), settings_key
+    (the session's search_path and role, where they differ).
     Out: verdict; refusal with VERDICT_REFUSE; answer with VERDICT_ANSWER; facts, is_rewritten with
     the final text; route after Gate.route; cache_key when the result shall be offered to the cache.
     """
 
     __slots__ = (
         "answer",
+        "cache_epoch",
         "cache_key",
         "cache_max_age_ms",
         "chains",
@@ -91,6 +93,7 @@ class Inspection:
         "facts",
         "in_transaction",
         "is_extended",
+        "is_judged",
         "is_rewritten",
         "outcome",
         "parameters",
@@ -98,6 +101,7 @@ class Inspection:
         "refusal",
         "request_id",
         "route",
+        "settings_key",
         "spent_us",
         "verdict",
         "waiter",
@@ -119,6 +123,8 @@ class Inspection:
         self.in_transaction = in_transaction
         self.parameters = parameters
         self.request_id = 0
+        self.is_judged = False
+        self.settings_key = b""
         self.chains: object | None = None
         self.waiter: object | None = None
         self.verdict = VERDICT_ALLOW
@@ -126,6 +132,7 @@ class Inspection:
         self.answer: RowSet | None = None
         self.is_rewritten = False
         self.route: Route | None = None
+        self.cache_epoch = 0  # the cache's own: when it was looked up
         self.cache_key = ""
         self.cache_max_age_ms = 0
         self.spent_us = 0

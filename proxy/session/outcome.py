@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from proxy.protocol import backend, tags
 from proxy.session.exchange import END_SYNC, STEP_FAIL, Batch, Exchange
-from proxy.session.inspection import VERDICT_ANSWER, VERDICT_REFUSE, Outcome
+from proxy.session.inspection import VERDICT_ANSWER, VERDICT_REFUSE, Inspection, Outcome
 from proxy.session.link import BackendLink
 from proxy.session.ports import Gate
 
@@ -161,6 +161,21 @@ def answered(exchange: Exchange, batch: Batch) -> None:
             break
 
 
+def is_wanted(exchange: Exchange) -> bool:
+    """Whether the exchange is one read whose result a plugin wants to offer to the cache."""
+    if len(exchange.running) != 1 or len(exchange.batches) != 1:
+        return False
+    return cached_one(exchange) is not None
+
+
+def cached_one(exchange: Exchange) -> Inspection | None:
+    """The inspection that named a key of the cache."""
+    for inspection in exchange.statements:
+        if inspection.cache_key:
+            return inspection
+    return None
+
+
 def capture(exchange: Exchange, data: bytes, limit: int) -> None:
     """Keep a result for the cache, as long as it fits."""
     if exchange.capture is None:
@@ -184,7 +199,8 @@ def finish(exchange: Exchange, gate: Gate, sqlstate: str, error: str, now_us: in
     result: bytes | None = None
     if exchange.capture is not None and not exchange.is_failed:
         result = b"".join(exchange.capture)
-    single = len(exchange.statements) == 1
+    single = len(exchange.running) == 1
+    keeper = cached_one(exchange) if result is not None else None
     for inspection in exchange.statements:
         outcome = inspection.outcome
         if outcome is None:
@@ -204,6 +220,5 @@ def finish(exchange: Exchange, gate: Gate, sqlstate: str, error: str, now_us: in
         if outcome.elapsed_us == 0:
             outcome.elapsed_us = now_us - exchange.started_us
         if inspection.chains is not None:
-            gate.finished(inspection, result)
-        result = None
+            gate.finished(inspection, result if inspection is keeper else None)
     exchange.statements = []

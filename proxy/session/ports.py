@@ -75,6 +75,7 @@ class Gate(ABC):
     routes: bool
     observes: bool
     wants_parameters: bool
+    caches: bool  # cache_get is subscribed: executions are looked up, with their parameters
     captures: bool  # cache_set is subscribed: results named by cache_key are collected
 
     @abstractmethod

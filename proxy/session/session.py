@@ -212,7 +212,6 @@ class Session(Conversation):
 
     def cancel(self) -> None:
         """A CancelRequest with this client's key (rule 34)."""
-        self._counters.cancels += 1
         if self.phase == WAITING:
             self._broker.withdraw(self)
             self._refuse(Refusal("57014", "canceling statement due to user request"))

@@ -114,6 +114,7 @@ class ScriptedGate(Gate):
         self.observes = False
         self.wants_parameters = False
         self.captures = False
+        self.caches = False
         self.seen: list[Inspection] = []
         self.done: list[Inspection] = []
         self.rules: dict[bytes, object] = {}

@@ -162,6 +162,9 @@ class FakeScheduler(Scheduler):
 
 
 class FakeCache(ResultCache):
+    def written(self, inspection: Inspection) -> None:
+        self.writes = [*getattr(self, "writes", []), inspection.facts.kind]
+
     """A dictionary by key."""
 
     def __init__(self) -> None:

@@ -108,13 +108,15 @@ def test_hooks_that_see_no_statement_cost_no_statement_anything(hook: int) -> No
     assert not Setup(FakeSubscriber(hook)).pipeline.judges
 
 
-def test_parameters_are_wanted_by_permission_and_by_caches() -> None:
+def test_parameters_are_wanted_by_permission_alone() -> None:
     plain = frozenset({"query.block"})
     assert not Setup(FakeSubscriber(PRE_QUERY, permissions=plain)).pipeline.wants_parameters
     assert Setup(
         FakeSubscriber(POST_QUERY, permissions=frozenset({"query.params"}))
     ).pipeline.wants_parameters
-    assert Setup(FakeSubscriber(CACHE_GET, permissions=plain)).pipeline.wants_parameters
+    caching = Setup(FakeSubscriber(CACHE_GET, permissions=plain)).pipeline
+    assert not caching.wants_parameters
+    assert caching.caches
 
 
 def test_install_gives_the_old_chains_back_and_is_one_exchange() -> None:
