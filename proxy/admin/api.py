@@ -12,6 +12,7 @@ from litestar import Litestar, MediaType, Response, get, post
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.params import FromQuery
 from litestar.types import ControllerRouterHandler
 
 from proxy import __version__
@@ -89,11 +90,11 @@ def _state_routes(desk: Desk) -> list[ControllerRouterHandler]:
         return {"pools": await desk.pools()}
 
     @get("/api/clients", summary="Clients, with what they do and what they are pinned for")
-    async def clients(limit: int = 1000) -> dict[str, Any]:
+    async def clients(limit: FromQuery[int] = 1000) -> dict[str, Any]:
         return _limited("clients", await desk.rows("clients"), limit)
 
     @get("/api/servers", summary="Server connections")
-    async def servers(limit: int = 1000) -> dict[str, Any]:
+    async def servers(limit: FromQuery[int] = 1000) -> dict[str, Any]:
         return _limited("servers", await desk.rows("servers"), limit)
 
     @get("/api/nodes", summary="Nodes: up or down, role, lag")
@@ -130,13 +131,15 @@ def _change_routes(desk: Desk) -> list[ControllerRouterHandler]:
         summary="Hand out no connection of a database (all without one)",
         description="Waits up to wait_s seconds until none is in use; in_use says what still is.",
     )
-    async def pause(request: AnyRequest, database: str = "", wait_s: float = 0.0) -> dict[str, Any]:
+    async def pause(
+        request: AnyRequest, database: FromQuery[str] = "", wait_s: FromQuery[float] = 0.0
+    ) -> dict[str, Any]:
         wait_s = min(max(wait_s, 0.0), MAX_WAIT_S)
         command = {"do": "pause", "database": database, "wait_s": wait_s}
         return await change(request, database, command)
 
     @post("/api/pools/resume", summary="End a pause", status_code=200)
-    async def resume(request: AnyRequest, database: str = "") -> dict[str, Any]:
+    async def resume(request: AnyRequest, database: FromQuery[str] = "") -> dict[str, Any]:
         return await change(request, database, {"do": "resume", "database": database})
 
     @post(
@@ -144,7 +147,7 @@ def _change_routes(desk: Desk) -> list[ControllerRouterHandler]:
         status_code=200,
         summary="Make server connections anew, each as soon as it is free",
     )
-    async def reconnect(request: AnyRequest, database: str = "") -> dict[str, Any]:
+    async def reconnect(request: AnyRequest, database: FromQuery[str] = "") -> dict[str, Any]:
         return await change(request, database, {"do": "reconnect", "database": database})
 
     @post(
@@ -152,7 +155,7 @@ def _change_routes(desk: Desk) -> list[ControllerRouterHandler]:
         status_code=200,
         summary="End a database's server connections now, and pause it",
     )
-    async def kill(request: AnyRequest, database: str) -> dict[str, Any]:
+    async def kill(request: AnyRequest, database: FromQuery[str]) -> dict[str, Any]:
         return await change(request, database, {"do": "kill", "database": database})
 
     return [reload, pause, resume, reconnect, kill]

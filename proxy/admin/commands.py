@@ -82,6 +82,9 @@ class Commands:
             return await command(request)
         except AdminProblem as problem:
             return failure(problem)
+        except KeyError:
+            # An argument is missing: a defect of the caller, and no unknown name.
+            raise
         except LookupError as unknown:
             return failure(
                 AdminProblem(404, str(unknown.args[0] if unknown.args else unknown),

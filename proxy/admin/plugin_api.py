@@ -4,11 +4,12 @@ The plugins' part of the admin API: list, state, logs, reload, enable, disable, 
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, Final
+from typing import Any, Final, final
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 from litestar import Response, delete, get, post, put
+from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
 
@@ -29,14 +30,14 @@ def plugin_routes(desk: Desk) -> list[ControllerRouterHandler]:
 
 
 def _look_routes(desk: Desk) -> list[ControllerRouterHandler]:
-    followers = _Followers(desk)
+    followers = Followers(desk)
 
     @get("/api/plugins", summary="All plugins, with their counters at each hook")
     async def plugins() -> dict[str, Any]:
         return {"plugins": await desk.plugins()}
 
     @get("/api/plugins/{name:str}", summary="One plugin in full")
-    async def plugin(name: str) -> dict[str, Any]:
+    async def plugin(name: FromPath[str]) -> dict[str, Any]:
         return await desk.plugin(name)
 
     @get(
@@ -46,7 +47,10 @@ def _look_routes(desk: Desk) -> list[ControllerRouterHandler]:
         "Accept header asks for text/event-stream, else one JSON object a line.",
     )
     async def logs(
-        request: AnyRequest, name: str, limit: int = 100, follow: bool = False
+        request: AnyRequest,
+        name: FromPath[str],
+        limit: FromQuery[int] = 100,
+        follow: FromQuery[bool] = False,
     ) -> Response[Any] | Stream:
         answers = await desk.ask("plugin_logs", name=name, limit=limit)
         if not follow:
@@ -63,14 +67,15 @@ def _look_routes(desk: Desk) -> list[ControllerRouterHandler]:
             )
         is_sse = "text/event-stream" in request.headers.get("accept", "")
         return Stream(
-            followers.follow(name, answers, limit, is_sse),
+            followers.follow(name, answers, is_sse=is_sse),
             media_type="text/event-stream" if is_sse else "application/x-ndjson",
         )
 
     return [plugins, plugin, logs]
 
 
-class _Followers:
+@final
+class Followers:
     """Those who follow logs: few, and none after the server was told to stop."""
 
     def __init__(self, desk: Desk) -> None:
@@ -78,15 +83,15 @@ class _Followers:
         self._count = 0
 
     def follow(
-        self, name: str, answers: list[dict[str, Any]], limit: int, is_sse: bool
+        self, name: str, answers: list[dict[str, Any]], *, is_sse: bool
     ) -> AsyncIterator[bytes]:
         """The lines there are, and then new ones for ever. Raises AdminProblem."""
         if self._count >= MAX_FOLLOWERS:
             raise AdminProblem(503, f"{MAX_FOLLOWERS} others follow logs now", "Try again later.")
-        return self._lines(name, answers, limit, is_sse)
+        return self._lines(name, answers, is_sse=is_sse)
 
     async def _lines(
-        self, name: str, answers: list[dict[str, Any]], limit: int, is_sse: bool
+        self, name: str, answers: list[dict[str, Any]], *, is_sse: bool
     ) -> AsyncIterator[bytes]:
         self._count += 1
         try:
@@ -131,11 +136,11 @@ def _change_routes(desk: Desk) -> list[ControllerRouterHandler]:
         description="422 if it does not load; the generation that runs goes on.",
         status_code=200,
     )
-    async def reload(request: AnyRequest, name: str) -> dict[str, Any]:
+    async def reload(request: AnyRequest, name: FromPath[str]) -> dict[str, Any]:
         return await change(request, name, "plugin_reload")
 
     @post("/api/plugins/{name:str}/enable", summary="Undo disable", status_code=200)
-    async def enable(request: AnyRequest, name: str) -> dict[str, Any]:
+    async def enable(request: AnyRequest, name: FromPath[str]) -> dict[str, Any]:
         return await change(request, name, "plugin_enable")
 
     @post(
@@ -143,7 +148,7 @@ def _change_routes(desk: Desk) -> list[ControllerRouterHandler]:
         summary="Drain a plugin and keep it out until enable",
         status_code=200,
     )
-    async def disable(request: AnyRequest, name: str) -> dict[str, Any]:
+    async def disable(request: AnyRequest, name: FromPath[str]) -> dict[str, Any]:
         return await change(request, name, "plugin_disable")
 
     @post(
@@ -151,7 +156,7 @@ def _change_routes(desk: Desk) -> list[ControllerRouterHandler]:
         summary="Drain a plugin; it comes back by reload, or when its files change",
         status_code=200,
     )
-    async def unload(request: AnyRequest, name: str) -> dict[str, Any]:
+    async def unload(request: AnyRequest, name: FromPath[str]) -> dict[str, Any]:
         return await change(request, name, "plugin_unload")
 
     @post(
@@ -159,7 +164,7 @@ def _change_routes(desk: Desk) -> list[ControllerRouterHandler]:
         summary="Call a plugin's custom_hook with JSON; its JSON comes back",
         status_code=200,
     )
-    async def call(request: AnyRequest, name: str) -> Response[bytes]:
+    async def call(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
         payload = await request.body() or b"{}"
         try:
             msgspec.json.decode(payload)
@@ -178,11 +183,11 @@ def _kv_routes(desk: Desk) -> list[ControllerRouterHandler]:
     """Keys may be any bytes, slashes included: all after /kv/ is the key, percent-decoded."""
 
     @get("/api/plugins/{name:str}/kv", summary="A plugin's keys that begin with a prefix")
-    async def keys(name: str, prefix: str = "") -> dict[str, Any]:
+    async def keys(name: FromPath[str], prefix: FromQuery[str] = "") -> dict[str, Any]:
         return {"plugin": name, "keys": await desk.kv.keys(name, prefix)}
 
     @get("/api/plugins/{name:str}/kv/{key:path}", summary="A plugin's value under a key")
-    async def read(request: AnyRequest, name: str) -> dict[str, Any]:
+    async def read(request: AnyRequest, name: FromPath[str]) -> dict[str, Any]:
         return await desk.kv.get(name, _key(request))
 
     @put(
@@ -191,7 +196,9 @@ def _kv_routes(desk: Desk) -> list[ControllerRouterHandler]:
         description='JSON: {"value": "text"} or {"value_base64": "…"}, and "ttl_ms". A body of any '
         "other content type is the value itself, its time to live the parameter ttl_ms.",
     )
-    async def write(request: AnyRequest, name: str, ttl_ms: int = 0) -> dict[str, Any]:
+    async def write(
+        request: AnyRequest, name: FromPath[str], ttl_ms: FromQuery[int] = 0
+    ) -> dict[str, Any]:
         key = _key(request)
         body = await request.body()
         value = body
@@ -204,7 +211,7 @@ def _kv_routes(desk: Desk) -> list[ControllerRouterHandler]:
         return {"ok": True}
 
     @delete("/api/plugins/{name:str}/kv/{key:path}", summary="Delete a key", status_code=200)
-    async def remove(request: AnyRequest, name: str) -> dict[str, Any]:
+    async def remove(request: AnyRequest, name: FromPath[str]) -> dict[str, Any]:
         key = _key(request)
         await _noted(request, "kv_delete", name, key, desk.kv.delete(name, key))
         return {"ok": True}

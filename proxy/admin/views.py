@@ -16,7 +16,8 @@ from proxy.observe.process import ProcessUse
 from proxy.pool.assignment import SLOT_ACTIVE, SLOT_HELD, SLOT_IDLE, SLOT_OPENING, Slot
 from proxy.routing.node import ROLE_NAMES
 from proxy.server.clock import unix_time_s
-from proxy.session.conversation import STATE_NAMES, WAITING, Conversation
+from proxy.session.conversation import Conversation
+from proxy.session.relay import STATE_NAMES, WAITING
 from proxy.settings.kinds import Secret
 
 if TYPE_CHECKING:
