@@ -28,7 +28,8 @@ MAX_TIMEOUT_MS: Final = 10_000
 MAX_TRANSFER_BYTES: Final = MIB
 MAX_MODULE_BYTES: Final = 64 * MIB
 
-INIT_TIMEOUT_MS: Final = 1_000
+INIT_TIMEOUT_MS: Final = 5_000
+"""A backstop only: fuel ends an initialisation first, and does so the same on a busy machine."""
 TABLE_ELEMENTS: Final = 100_000
 """Function tables of large modules hold some thousands; an element is 8 bytes of our memory."""
 
