@@ -14,10 +14,10 @@ from tests.unit.admin.conftest import Call
 TOKEN = "correct-horse"
 
 
-def with_token(worker: Worker, **admin: str) -> None:
+def with_token(worker: Worker) -> None:
     settings = worker.settings
     worker.settings = Settings(
-        admin=Admin(token=Secret(TOKEN), **admin), node=settings.node, plugins=settings.plugins
+        admin=Admin(token=Secret(TOKEN)), node=settings.node, plugins=settings.plugins
     )
 
 

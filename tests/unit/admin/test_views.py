@@ -7,8 +7,8 @@ import pytest
 from proxy.admin import views
 from proxy.pool.assignment import Slot
 from proxy.server.worker import Worker
-from proxy.session.conversation import WAITING
 from proxy.session.link import BackendLink
+from proxy.session.relay import WAITING
 from proxy.session.session import Session
 from proxy.session.tuning import POOL_TRANSACTION, SessionTuning
 from tests.unit.admin.test_console_wire import Recorder
