@@ -50,10 +50,26 @@ def configure_logging(log: Log) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
-    # asyncio, uvicorn and asyncpg log through the standard library: the same stream, warnings up.
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s %(message)s", force=True
-    )
+    # asyncio, uvicorn and asyncpg log through the standard library, warnings up; the plugin host
+    # does too, because its lines come from worker threads: all of it becomes the same stream.
+    logging.basicConfig(handlers=[_Forward()], level=logging.WARNING, force=True)
+    logging.getLogger("headgate").setLevel(_LEVELS[log.level])
+
+
+class _Forward(logging.Handler):
+    """Hands lines of the standard library's logging to structlog."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        more = {"plugin": record.__dict__["plugin"]} if "plugin" in record.__dict__ else {}
+        if record.exc_info:
+            more["exc_info"] = record.exc_info
+        try:
+            structlog.get_logger().log(
+                record.levelno, record.getMessage(), logger=record.name, **more
+            )
+        except Exception:
+            self.handleError(record)
 
 
 def hide_secrets(
@@ -62,6 +78,7 @@ def hide_secrets(
     event: MutableMapping[str, Any],
 ) -> MutableMapping[str, Any]:
     """Replace the values of keys that name secrets."""
+    del logger, method
     for key in SECRET_KEYS.intersection(event):
         event[key] = "***"
     return event
