@@ -37,6 +37,24 @@ def medians(runs: dict[Cell, list[Run]]) -> dict[Cell, dict[str, float]]:
     }
 
 
+def paired(runs: dict[Cell, list[Run]], cell: Cell, base: Cell) -> tuple[float, float] | None:
+    """Compare two cells round by round: median difference in microseconds, and median ratio.
+
+    A shared machine drifts more from round to round than targets differ within one.
+    """
+    pairs = [
+        (one.cpu_us, other.cpu_us)
+        for one, other in zip(runs.get(cell, []), runs.get(base, []), strict=False)
+        if other.cpu_us
+    ]
+    if not pairs:
+        return None
+    return (
+        statistics.median(one - other for one, other in pairs),
+        statistics.median(one / other for one, other in pairs),
+    )
+
+
 def table(results: dict[Cell, dict[str, float]]) -> list[str]:
     """Lay out every cell as a Markdown table."""
     lines = [
@@ -61,9 +79,10 @@ def table(results: dict[Cell, dict[str, float]]) -> list[str]:
 
 
 def budgets(
-    results: dict[Cell, dict[str, float]], memory: dict[str, float], bulk: dict[str, list[float]]
+    runs: dict[Cell, list[Run]], memory: dict[str, float], bulk: dict[str, list[float]]
 ) -> list[dict[str, Any]]:
     """Compare what was measured with performance budgets; `held` is None when not measured."""
+    results = medians(runs)
     found: list[dict[str, Any]] = []
 
     def add(what: str, required: str, limit: float, value: float | None, unit: str) -> None:
@@ -77,17 +96,17 @@ def budgets(
             }
         )
 
-    def cpu(mode: str, target: str, clients: int = BUDGET_CLIENTS) -> float | None:
-        cell = results.get((mode, clients, target))
-        return cell["cpu_us"] if cell else None
+    def against(mode: str, target: str, base: str) -> tuple[float, float] | None:
+        return paired(runs, (mode, BUDGET_CLIENTS, target), (mode, BUDGET_CLIENTS, base))
 
     modes = list(dict.fromkeys(mode for mode, _, _ in results))
     for mode in modes:
+        compared = against(mode, "headgate", "pgbouncer")
         add(
             f"CPU per query, no plugins, {mode}, {BUDGET_CLIENTS} clients",
             "≤ 1.4 x PgBouncer",
             1.4,
-            _ratio(cpu(mode, "headgate"), cpu(mode, "pgbouncer")),
+            compared[1] if compared else None,
             "x",
         )
     for variant, required, limit in (
@@ -99,16 +118,10 @@ def budgets(
         ("off-path", "0 (≤ 0.5 µs is noise)", 0.5),
     ):
         for mode in modes:
-            with_plugin = cpu(mode, f"headgate+{variant}")
-            without = cpu(mode, "headgate")
-            if with_plugin is not None and without is not None:
-                add(
-                    f"plugin {variant}, {mode}, against none",
-                    required,
-                    limit,
-                    with_plugin - without,
-                    "µs",
-                )
+            compared = against(mode, f"headgate+{variant}", "headgate")
+            if compared is not None:
+                what = f"plugin {variant}, {mode}, against none"
+                add(what, required, limit, compared[0], "µs")
     for mode in modes:
         mine = results.get((mode, 1, "headgate"))
         direct = results.get((mode, 1, "direct"))
@@ -142,13 +155,14 @@ def budgets(
 
 def write(
     directory: Path,
-    results: dict[Cell, dict[str, float]],
+    runs: dict[Cell, list[Run]],
     memory: dict[str, float],
     bulk: dict[str, list[float]],
     facts: dict[str, Any],
 ) -> str:
     """Write results.json and the section of README.md; the section is returned."""
-    held = budgets(results, memory, bulk)
+    results = medians(runs)
+    held = budgets(runs, memory, bulk)
     facts = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "python": platform.python_version(),

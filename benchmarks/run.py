@@ -83,7 +83,7 @@ def main(
                     measure.bulk_copy(server.bin_dir, target.port, target.pids(), bulk_mib)
                 )
         facts |= {"seconds": seconds, "rounds": rounds, "scale": scale, "bulk_MiB": bulk_mib}
-        text = report.write(output, report.medians(runs), memory, bulk, facts)
+        text = report.write(output, runs, memory, bulk, facts)
         sys.stdout.write(text + "\n")
 
 

@@ -11,16 +11,27 @@ def _run(cpu_us: float, p50_us: float = 100.0) -> Run:
     return Run(1000, 10_000.0, cpu_us - 8.0, 8.0, p50_us, 300.0, 0)
 
 
+def _runs() -> dict[report.Cell, list[Run]]:
+    return {
+        ("simple", 1, "direct"): [Run(1, 1.0, 0.0, 0.0, 30.0, 60.0, 0)],
+        ("simple", 1, "headgate"): [_run(12.0, 60.0)],
+        ("simple", 16, "pgbouncer"): [_run(10.0), _run(11.0), _run(30.0)],
+        ("simple", 16, "headgate"): [_run(11.0), _run(11.0), _run(33.0)],
+        ("simple", 16, "headgate+continue"): [_run(15.5), _run(15.5), _run(37.5)],
+    }
+
+
 def _results() -> dict[report.Cell, dict[str, float]]:
-    return report.medians(
-        {
-            ("simple", 1, "direct"): [Run(1, 1.0, 0.0, 0.0, 30.0, 60.0, 0)],
-            ("simple", 1, "headgate"): [_run(12.0, 60.0)],
-            ("simple", 16, "pgbouncer"): [_run(10.0), _run(11.0), _run(30.0)],
-            ("simple", 16, "headgate"): [_run(11.0)],
-            ("simple", 16, "headgate+continue"): [_run(15.5)],
-        }
+    return report.medians(_runs())
+
+
+def test_targets_are_compared_within_a_round() -> None:
+    compared = report.paired(
+        _runs(), ("simple", 16, "headgate+continue"), ("simple", 16, "headgate")
     )
+    assert compared is not None
+    assert compared[0] == 4.5
+    assert report.paired(_runs(), ("simple", 16, "headgate"), ("simple", 16, "none")) is None
 
 
 def test_figures_are_medians_of_the_rounds() -> None:
@@ -34,12 +45,12 @@ def test_table_compares_with_pgbouncer_of_the_same_cell() -> None:
 
 
 def test_budgets_say_what_is_held_missed_and_not_measured() -> None:
-    held = {b["what"]: b for b in report.budgets(_results(), {}, {})}
+    held = {b["what"]: b for b in report.budgets(_runs(), {}, {})}
     assert held["CPU per query, no plugins, simple, 16 clients"]["held"] is True
     assert held["plugin continue, simple, against none"]["held"] is False
     assert held["plugin continue, simple, against none"]["measured"] == "4.50 µs"
     assert held["added p50 latency at 1 client, simple"]["held"] is True
-    alone = report.budgets({("simple", 16, "headgate"): {"cpu_us": 9.0}}, {}, {})
+    alone = report.budgets({("simple", 16, "headgate"): [_run(9.0)]}, {}, {})
     assert [b["held"] for b in alone] == [None]
 
 
@@ -52,7 +63,7 @@ def test_memory_and_bulk_have_budgets_too() -> None:
 
 def test_written_files_keep_the_text_around_the_results(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(f"before\n{report._START}\nold\n{report._END}\nafter\n")
-    report.write(tmp_path, _results(), {"headgate": 1024.0}, {"direct": [1.0, 0.0]}, {"rounds": 1})
+    report.write(tmp_path, _runs(), {"headgate": 1024.0}, {"direct": [1.0, 0.0]}, {"rounds": 1})
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
