@@ -51,8 +51,8 @@ END_TIMEOUT_S: Final = 5.0
 DRAIN_GRACE_S: Final = 15.0
 """What a worker may take beyond server.drain_timeout to close what it has open."""
 
-MAX_DIRECTORY_LENGTH: Final = 80
-"""The path of a Unix socket is at most 107 bytes long."""
+MAX_DIRECTORY_LENGTH: Final = 100
+"""The path of a Unix socket is at most 107 bytes long, and a worker's ends in /w255."""
 
 EXIT_START_FAILED: Final = 1
 
