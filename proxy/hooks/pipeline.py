@@ -48,6 +48,12 @@ from proxy.sql.statement import StatementFacts
 
 BUDGET_US: Final = 20_000
 
+UNKNOWN_KIND: Final = "unknown"
+"""
+Never remembered: by its session's settings and encoding, one text is of this kind for one client
+and a plain statement for another, and what was right for that one is not for this.
+"""
+
 AUTHORIZE: Final = 0
 PRE_QUERY: Final = 1
 REWRITE: Final = 2
@@ -250,7 +256,7 @@ class HookPipeline(Gate):
         if not is_meant:
             seat.stats.filtered += 1
             return _NEXT
-        if seat.memo is not None:
+        if seat.memo is not None and inspection.facts.kind != UNKNOWN_KIND:
             known = seat.memo.find(inspection.facts.text, inspection.client)
             if known is not None:
                 seat.stats.memoized += 1
@@ -329,7 +335,7 @@ class HookPipeline(Gate):
         if answer is None:
             seat.subscriber.answer_failed("bad_answer")
             return self._failed(seat, inspection)
-        text = inspection.facts.text
+        facts = inspection.facts
         effect = self._apply(seat, inspection, answer)
         if effect == _FORBIDDEN:
             seat.subscriber.answer_failed("permission")
@@ -337,8 +343,8 @@ class HookPipeline(Gate):
         if effect == _UNFIT:
             seat.subscriber.answer_failed("bad_answer")
             return self._failed(seat, inspection)
-        if seat.memo is not None:
-            seat.memo.remember(text, inspection.client, answer)
+        if seat.memo is not None and facts.kind != UNKNOWN_KIND:
+            seat.memo.remember(facts.text, inspection.client, answer)
         return effect
 
     def _apply(self, seat: Seat, inspection: Inspection, answer: Answer) -> int:

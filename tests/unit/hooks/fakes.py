@@ -55,6 +55,15 @@ def facts_of(text: bytes | str) -> StatementFacts:
     )
 
 
+def unknown_facts_of(text: str) -> StatementFacts:
+    """The same text, where nobody knows what it means."""
+    facts = facts_of(text)
+    facts.kind = "unknown"
+    facts.is_read_only = False
+    facts.tail = b'"kind":"unknown","fingerprint":""'
+    return facts
+
+
 class FakeClassifier(Classifier):
     """Statements end at a semicolon; a text with nothing in it holds none."""
 

@@ -37,6 +37,7 @@ from tests.unit.hooks.fakes import (
     FakeWaiter,
     Setup,
     chains_of,
+    unknown_facts_of,
 )
 
 TRAP = PluginFailed("fake", "trap", "unreachable")
@@ -659,6 +660,23 @@ def test_failed_calls_are_not_remembered() -> None:
     setup = Setup(plugin)
     assert setup.judge().verdict == VERDICT_ALLOW
     assert setup.judge().verdict == VERDICT_REFUSE
+
+
+def test_texts_of_kind_unknown_are_asked_about_each_time() -> None:
+    def judge(payload: bytes) -> bytes | None:
+        return BLOCKED if json.loads(payload)["kind"] == "unknown" else None
+
+    plugin = FakeSubscriber(PRE_QUERY, judge, pure=True)
+    setup = Setup(plugin)
+    assert setup.judge("select 1").verdict == VERDICT_ALLOW
+    for _ in range(2):
+        inspection = setup.inspection("select 1")
+        inspection.facts = unknown_facts_of("select 1")
+        setup.pipeline.judge(inspection)
+        assert inspection.verdict == VERDICT_REFUSE
+    assert setup.judge("select 1").verdict == VERDICT_ALLOW
+    assert len(plugin.payloads) == 3
+    assert plugin.stats.memoized == 1
 
 
 def test_what_a_plugin_remembers_lives_as_long_as_its_generation() -> None:
