@@ -13,6 +13,9 @@ LATENCY_BUCKETS_US: Final = (
 
 BUCKETS: Final = len(LATENCY_BUCKETS_US)
 
+MAX_SQLSTATES: Final = 300
+"""PostgreSQL has some 260 of its own."""
+
 
 @final
 class Histogram:
@@ -137,6 +140,9 @@ class Counters:
         self.by_cause[cause] = self.by_cause.get(cause, 0) + 1
 
     def refused(self, sqlstate: str) -> None:
-        """Count an ErrorResponse that the proxy itself sent."""
+        """Count an ErrorResponse that a client was sent, by the proxy or by a server."""
         self.errors += 1
+        if sqlstate not in self.sqlstates and len(self.sqlstates) >= MAX_SQLSTATES:
+            # A function can raise any of 60 million: the rest shares one line.
+            sqlstate = "other"
         self.sqlstates[sqlstate] = self.sqlstates.get(sqlstate, 0) + 1

@@ -325,6 +325,8 @@ class Conversation(Relay):
         self.phase = IDLE
         replies = dispatch.answer_without_backend(batch, self.intake, exchange)
         outcome.answered(exchange, batch)
+        if exchange.is_failed:
+            self._counters.refused(exchange.sqlstate)
         if replies:
             self._reply(replies)
             exchange.forwarded += len(replies)

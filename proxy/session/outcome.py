@@ -67,6 +67,7 @@ def on_error(
     exchange.is_failed = True
     exchange.sqlstate = sqlstate
     exchange.error = message
+    session.note_error(sqlstate)
     if sqlstate == "25006" and not exchange.is_read:
         session.demoted(link)
     if exchange.running:
@@ -99,8 +100,21 @@ def may_retry_error(exchange: Exchange, sqlstate: str, message: str) -> bool:
     if sqlstate == "0A000":
         # Rule 13: the plan was made before a DDL; the client's own connection would have none.
         return "cached plan must not change result type" in message
+    if sqlstate == "26000":
+        # The server's own name for it is gone: some other client's SQL has deallocated it there.
+        return uses_prepared(exchange)
     # A statement taken for a read turns out to write: a standby cannot have done anything.
     return sqlstate == "25006" and exchange.is_read
+
+
+def uses_prepared(exchange: Exchange) -> bool:
+    """Whether the exchange uses a named statement, which the proxy knows to exist."""
+    for batch in exchange.batches:
+        for message in batch.messages:
+            prepared = message.prepared
+            if message.tag == tags.BIND and prepared is not None and prepared.is_named:
+                return True
+    return False
 
 
 def forget_plans(exchange: Exchange, link: BackendLink) -> None:

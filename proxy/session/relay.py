@@ -226,6 +226,10 @@ class Relay(LinkUser):
         """What the client still sends for the COPY goes nowhere (rule 24)."""
         self.intake.abandon_copy()
 
+    def note_error(self, sqlstate: str) -> None:
+        """The client was sent an error of the server's, or of a plugin's in its place."""
+        self._counters.refused(sqlstate)
+
     def demoted(self, link: BackendLink) -> None:
         """A node taken for the primary refuses to write (rule 39)."""
         self._broker.demoted(link)
