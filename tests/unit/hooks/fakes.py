@@ -171,12 +171,10 @@ class FakeScheduler(Scheduler):
 
 
 class FakeCache(ResultCache):
-    def written(self, inspection: Inspection) -> None:
-        self.writes = [*getattr(self, "writes", []), inspection.facts.kind]
-
-    """A dictionary by key."""
+    """A dictionary by key, and the kinds of the writes that it was told of."""
 
     def __init__(self) -> None:
+        self.writes: list[str] = []
         self.rows: dict[str, RowSet] = {}
         self.stored: list[tuple[str, RowSet, int]] = []
 
@@ -185,6 +183,9 @@ class FakeCache(ResultCache):
 
     def store(self, inspection: Inspection, key: str, rows: RowSet, ttl_ms: int) -> None:
         self.stored.append((key, rows, ttl_ms))
+
+    def written(self, inspection: Inspection) -> None:
+        self.writes.append(inspection.facts.kind)
 
 
 class FakeWaiter(Waiter):
