@@ -156,9 +156,17 @@ class HookPipeline(Gate):
         if not inspection.cache_key or not plan.captures:
             result = None
         if plan.observes or result is not None:
+            if inspection.raw_text:
+                self._make_exact(inspection)
             self.outcomes.put(plan.chains, inspection, result)
         else:
             plan.chains.leave()
+
+    def _make_exact(self, inspection: Inspection) -> None:
+        """The facts of the very text, now that somebody looks at it."""
+        found = self._classifier.exact(inspection.raw_text)
+        inspection.facts = found.statements[0]
+        inspection.raw_text = b""
 
     def _enter(self, inspection: Inspection) -> Plan:
         plan = self._plan
@@ -256,6 +264,8 @@ class HookPipeline(Gate):
         if not is_meant:
             seat.stats.filtered += 1
             return _NEXT
+        if inspection.raw_text:
+            self._make_exact(inspection)
         if seat.memo is not None and inspection.facts.kind != UNKNOWN_KIND:
             known = seat.memo.find(inspection.facts.text, inspection.client)
             if known is not None:

@@ -78,6 +78,17 @@ def inspect_batch(
         tag = message.tag
         if tag == tags.QUERY:
             text = batch.data[message.start + 5 : message.end - 1]
+            known = batch.facts
+            if not is_unsafe and known is not None and len(known.statements) == 1:
+                statement = known.statements[0]
+                if statement.prepared == PREPARED_NONE:
+                    inspection = Inspection(statement, client, False, PHASE_STATEMENT, inside, None)
+                    if statement.text != text:
+                        inspection.raw_text = text
+                    found.append(inspection)
+                    exchange.running.append(inspection)
+                    message.inspection = inspection
+                    continue
             facts = classifier.unknown(text) if is_unsafe else classifier.exact(text)
             batch.facts = facts
             for statement in facts.statements:
@@ -181,6 +192,14 @@ def inspect_statement(
         if known is not None:
             return Inspection(known, client, is_extended, PHASE_EXECUTE, in_transaction, None)
     return Inspection(statement, client, is_extended, PHASE_STATEMENT, in_transaction, None)
+
+
+def has_prepared(facts: TextFacts) -> bool:
+    """Whether a text has PREPARE, EXECUTE, DEALLOCATE or DISCARD ALL in it."""
+    for statement in facts.statements:
+        if statement.prepared != PREPARED_NONE:
+            return True
+    return False
 
 
 def note_prepared(facts: TextFacts, sql_prepared: dict[str, StatementFacts]) -> None:

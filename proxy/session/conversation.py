@@ -167,7 +167,16 @@ class Conversation(Relay):
             if not facts.is_plain:
                 if tag != tags.PARSE and facts.leaves_state:
                     exchange.leaves_state = True
-                    if self._gate.judges or self._gate.observes or self._sql_prepared:
+                    if admission.has_prepared(facts):
+                        # Kept whether a plugin is there or not: one may be loaded before EXECUTE.
+                        prepared = message.prepared
+                        text = (
+                            batch.data[message.start + 5 : message.end - 1]
+                            if prepared is None
+                            else prepared.sql
+                        )
+                        if not self.intake.is_unsafe:
+                            facts = self._classifier.exact(text)
                         admission.note_prepared(facts, self._sql_prepared)
             if not facts.is_read_only and facts.statements:
                 reads = False

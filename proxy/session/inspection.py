@@ -78,7 +78,9 @@ class Inspection:
     In: facts, client, is_extended, phase, in_transaction, parameters (bind values in text form
     where the client sent text, raw bytes where binary; None where there are none), is_judged
     (its text was judged at Parse in the same group: only the cache is asked now), settings_key
-    (the session's search_path and role, where they differ).
+    (the session's search_path and role, where they differ), raw_text (the statement's own text
+    where `facts` are those of another one that differs in constants only; b"" where they are exact:
+    made so before a plugin is called, and not for those that nobody looks at).
     Out: verdict; refusal with VERDICT_REFUSE; answer with VERDICT_ANSWER; facts, is_rewritten with
     the final text; route after Gate.route; cache_key when the result shall be offered to the cache.
     """
@@ -98,6 +100,7 @@ class Inspection:
         "outcome",
         "parameters",
         "phase",
+        "raw_text",
         "refusal",
         "request_id",
         "route",
@@ -124,6 +127,7 @@ class Inspection:
         self.parameters = parameters
         self.request_id = 0
         self.is_judged = False
+        self.raw_text = b""
         self.settings_key = b""
         self.chains: object | None = None
         self.waiter: object | None = None
