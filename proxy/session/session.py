@@ -137,14 +137,22 @@ class Session(Conversation):
             self.wire.close()
             self.on_frontend_lost()
             return
+        pending = self.intake.pending_bytes()
         if self._is_full:
-            if self.intake.pending_bytes() < READ_AHEAD_BYTES // 2:
+            if pending < READ_AHEAD_BYTES // 2 or self._wants_more():
                 self._is_full = False
                 self.wire.resume_reading()
-        elif self.phase != IDLE and self.intake.pending_bytes() > READ_AHEAD_BYTES:
-            exchange = self.exchange
-            if self.phase != BUSY or exchange is None or not exchange.is_open:
-                self._hold()
+        elif pending > READ_AHEAD_BYTES and not self._wants_more():
+            self._hold()
+
+    def _wants_more(self) -> bool:
+        """Whether everything that is complete was worked on: only more bytes help a long message."""
+        if self.phase == IDLE:
+            return not self.is_client_slow
+        exchange = self.exchange
+        if self.phase != BUSY or exchange is None:
+            return False
+        return exchange.copy_in or (exchange.is_open and not self.intake.hold_copy)
 
     def _work(self) -> None:
         while True:
