@@ -32,7 +32,6 @@ class ClientLimits(Admission):
         self._census = census
         self._counts: dict[str, int] = {}
         self._admitted: set[str] = set()
-        self._counted: set[str] = set()
         self.total = 0
 
     def apply(self, settings: Settings, plan: PoolPlan) -> None:
@@ -48,7 +47,6 @@ class ClientLimits(Admission):
             if self._sum(_ALL) > limit:
                 self._count_out(_ALL)
                 return _too_many("max_client_connections")
-            self._counted.add(context.client_id)
         self.total += 1
         context.claims.pop("", None)
         return None
@@ -77,8 +75,7 @@ class ClientLimits(Admission):
     def leave(self, context: ClientContext) -> None:
         """Count a client out."""
         self.total -= 1
-        if context.client_id in self._counted:
-            self._counted.discard(context.client_id)
+        if context.database not in CONSOLE_DATABASES:
             self._count_out(_ALL)
         if context.client_id in self._admitted:
             self._admitted.discard(context.client_id)

@@ -21,6 +21,8 @@ class BackendConnection(asyncio.Protocol):
     wire   the sending side, once connected
     """
 
+    __slots__ = ("_link", "_on_closed", "_wire", "inbox")
+
     def __init__(self, on_closed: Callable[[BackendLink], None]) -> None:
         self._on_closed = on_closed
         self._link: BackendLink | None = None

@@ -25,6 +25,8 @@ class FrontendConnection(asyncio.Protocol):
     other    what serves the client in place of a session, from `begin_other` on
     """
 
+    __slots__ = ("_on_closed", "_wire", "inbox", "other", "session")
+
     def __init__(self, on_closed: "Callable[[FrontendConnection], None]") -> None:
         self._on_closed = on_closed
         self._wire: TransportWire | None = None

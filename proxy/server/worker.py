@@ -53,6 +53,7 @@ from proxy.server.scheduler import LoopScheduler
 from proxy.server.sweep import sweep
 from proxy.server.tasks import Tasks
 from proxy.server.tls import ServerTls, make_server_tls
+from proxy.session.context import ClientContext
 from proxy.session.link import BackendLink
 from proxy.session.session import Session
 from proxy.session.tuning import (
@@ -156,7 +157,10 @@ class Worker:
         self.welcomes = Welcomes(MAX_WELCOMES)
         self.connections: dict[FrontendConnection, None] = {}
         self.tls: ServerTls = make_server_tls(settings.listen.tls)
-        self._contexts: dict[FrontendConnection, LoggedInClient] = {}
+        self._contexts: dict[FrontendConnection, ClientContext] = {}
+        self._tunings: dict[str, SessionTuning] = {}
+        # Once, and not an object for each client.
+        self._frontend_closed = self._on_frontend_closed
         self._console_keys: dict[FrontendConnection, CancelKey] = {}
         self._next_client = 0
         self._listener: Listener | None = None
@@ -316,6 +320,7 @@ class Worker:
         self.dialer.apply(settings)
         self.tls = tls
         self.settings = settings
+        self._tunings.clear()
         lookup, self._lookup = self._lookup, None
         self.users.replace(entries, self._make_lookup(settings), settings.auth.query_cache)
         if lookup is not None:
@@ -350,41 +355,41 @@ class Worker:
         self.pools.broker.on_link_closed(link)
 
     def _new_frontend(self) -> FrontendConnection:
-        return FrontendConnection(self._on_frontend_closed)
+        return FrontendConnection(self._frontend_closed)
 
     def _on_frontend_closed(self, connection: FrontendConnection) -> None:
         self.connections.pop(connection, None)
-        client = self._contexts.pop(connection, None)
-        if client is None:
+        context = self._contexts.pop(connection, None)
+        if context is None:
             return
         key = self._console_keys.pop(connection, None)
         if key is not None:
             self.cancels.unregister(key)
         self.counters.clients_active -= 1
-        self.limits.leave(client.context)
+        self.limits.leave(context)
         session = connection.session
         if session is not None:
             self.cancels.unregister(session.key)
             if self.cache is not None:
-                self.cache.left(client.context.client_id)
+                self.cache.left(context.client_id)
             self.totals.add(
-                client.context.database,
+                context.database,
                 session.queries,
                 session.received_bytes,
                 session.sent_bytes,
             )
             self.connection_hooks.on_disconnect(
-                client.context,
-                int((unix_time_s() - client.context.connected_at) * 1e6),
+                context,
+                int((unix_time_s() - context.connected_at) * 1e6),
                 session.queries,
                 session.received_bytes,
                 session.sent_bytes,
             )
             _log.debug(
                 "client left",
-                client=client.context.client_id,
-                user=client.context.user,
-                database=client.context.database,
+                client=context.client_id,
+                user=context.user,
+                database=context.database,
                 queries=session.queries,
             )
 
@@ -404,7 +409,8 @@ class Worker:
         self.counters.clients_active += 1
         self.counters.clients_total += 1
         self.connections[made] = None
-        self._contexts[made] = client
+        # Not the client itself: what it proved itself with must not stay for as long as it does.
+        self._contexts[made] = context
         if context.database in CONSOLE_DATABASES:
             self._begin_console(made, client)
             return
@@ -434,17 +440,25 @@ class Worker:
         made.begin_other(console)
 
     def _tuning(self, database: str) -> SessionTuning:
+        """One for all clients of a database that the file names, and one for the others."""
         pool = self.settings.pool
         mode = pool.mode
+        name = ""
         for known in self.settings.database:
-            if known.name == database and known.pool_mode:
-                mode = known.pool_mode
-        return SessionTuning(
+            if known.name == database:
+                name = database
+                mode = known.pool_mode or mode
+        found = self._tunings.get(name)
+        if found is not None:
+            return found
+        tuning = SessionTuning(
             _MODES[mode],
             self.settings.listen.max_message,
             max(1, pool.max_prepared_statements),
             MAX_CAPTURE_BYTES,
         )
+        self._tunings[name] = tuning
+        return tuning
 
 
 def _admin_side(worker: Worker) -> "AdminSide":
