@@ -261,6 +261,31 @@ def is_decided(inspections: list[Inspection]) -> bool:
     return False
 
 
+def refuse_untranslatable(inspections: list[Inspection]) -> None:
+    """
+    For a client that does not speak UTF-8: a plugin's text, which is UTF-8, must be ASCII.
+
+    The server would read other characters in it, and so would the client in an answer.
+    """
+    for inspection in inspections:
+        is_ascii = True
+        if inspection.is_rewritten:
+            is_ascii = inspection.facts.text.isascii()
+        if inspection.answer is not None:
+            for row in inspection.answer.rows:
+                for value in row:
+                    if value is not None and not value.isascii():
+                        is_ascii = False
+        if not is_ascii:
+            inspection.answer = None
+            inspection.verdict = VERDICT_REFUSE
+            inspection.refusal = Refusal(
+                "22021",
+                "a plugin's text has characters that cannot be sent in this client's encoding",
+                hint="Use client_encoding UTF8.",
+            )
+
+
 def apply_verdicts(
     batch: Batch,
     exchange: Exchange,
@@ -342,6 +367,8 @@ def _apply_to_parse(
         return
     if inspection.verdict == VERDICT_ANSWER:
         prepared.answer = inspection.answer
+    elif inspection.is_rewritten and inspection.phase == PHASE_EXECUTE:
+        message.refusal = changed_too_late()
     elif inspection.is_rewritten:
         text = inspection.facts.text
         prepared.rewritten(text, classifier.exact(text), planning)

@@ -86,6 +86,8 @@ class Conversation(Relay):
                 return
             if inspection.verdict == VERDICT_REFUSE:
                 break
+        if not self.intake.is_utf8:
+            admission.refuse_untranslatable(self._judged)
         if batch.end != END_QUERY or len(batch.messages) > 1 or admission.is_decided(self._judged):
             admission.apply_verdicts(
                 batch, exchange, self._judged, self._classifier, self.state.planning()

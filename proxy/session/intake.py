@@ -62,6 +62,7 @@ class Intake:
         "hold_copy",
         "is_terminated",
         "is_unsafe",
+        "is_utf8",
         "planning",
         "statements",
         "unnamed",
@@ -82,6 +83,7 @@ class Intake:
         self.hold_copy = False  # replies are owed that may turn out to be a CopyInResponse
         self.is_terminated = False
         self.is_unsafe = False
+        self.is_utf8 = True
         self.planning = b""
         self.statements: dict[bytes, Prepared] = {}
         self.unnamed: Prepared | None = None

@@ -206,6 +206,7 @@ class Relay(LinkUser):
                 known.get(b"standard_conforming_strings", b"on") != b"on"
                 or known.get(b"client_encoding", b"UTF8") in UNSAFE_ENCODINGS
             )
+            self.intake.is_utf8 = known.get(b"client_encoding", b"UTF8") in (b"UTF8", b"SQL_ASCII")
         elif name == b"application_name":
             text = value.decode("utf-8", "replace")
             if text != self.client.application_name:
