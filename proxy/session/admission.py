@@ -9,7 +9,7 @@ from typing import Final
 
 from proxy.errors import ProtocolViolation, Refusal
 from proxy.protocol import frontend, tags
-from proxy.session import answers
+from proxy.session import answers, namespace
 from proxy.session.context import ClientContext
 from proxy.session.exchange import END_QUERY, Batch, Exchange, Message, Prepared
 from proxy.session.inspection import (
@@ -21,14 +21,13 @@ from proxy.session.inspection import (
     Inspection,
     RowSet,
 )
+from proxy.session.intake import Intake
 from proxy.session.ports import Classifier
 from proxy.sql.statement import (
     CONTROL_BEGIN,
     CONTROL_COMMIT,
     CONTROL_NONE,
     CONTROL_ROLLBACK,
-    PREPARED_DEALLOCATE,
-    PREPARED_DISCARD_ALL,
     PREPARED_EXECUTE,
     PREPARED_NONE,
     PREPARED_PREPARE,
@@ -63,15 +62,15 @@ def inspect_batch(
     exchange: Exchange,
     client: ClientContext,
     classifier: Classifier,
-    sql_prepared: dict[str, StatementFacts],
+    intake: Intake,
     in_transaction: bool,
     wants_parameters: bool,
     caches: bool,
-    is_unsafe: bool,
 ) -> list[Inspection]:
     """The statements of a batch, in order, as the hooks shall see them."""
     found: list[Inspection] = []
     inside = in_transaction
+    here: list[StatementFacts] = []
     for message in batch.messages:
         if message.refusal is not None:
             break
@@ -79,7 +78,7 @@ def inspect_batch(
         if tag == tags.QUERY:
             text = batch.data[message.start + 5 : message.end - 1]
             known = batch.facts
-            if not is_unsafe and known is not None and len(known.statements) == 1:
+            if not intake.is_unsafe and known is not None and len(known.statements) == 1:
                 statement = known.statements[0]
                 if statement.prepared == PREPARED_NONE:
                     inspection = Inspection(statement, client, False, PHASE_STATEMENT, inside, None)
@@ -89,14 +88,17 @@ def inspect_batch(
                     exchange.running.append(inspection)
                     message.inspection = inspection
                     continue
-            facts = classifier.unknown(text) if is_unsafe else classifier.exact(text)
+            facts = classifier.unknown(text) if intake.is_unsafe else classifier.exact(text)
             batch.facts = facts
+            batch.judged = facts.statements
             for statement in facts.statements:
-                inspection = inspect_statement(statement, client, sql_prepared, False, inside)
+                made = inspect_statement(
+                    statement, client, classifier, intake, exchange, here, inside
+                )
                 inside = inside_after(statement, inside)
-                found.append(inspection)
-                exchange.running.append(inspection)
-                message.inspection = inspection
+                found.extend(made)
+                exchange.running.append(made[len(made) - 1])
+                message.inspection = made[len(made) - 1]
         elif tag == tags.PARSE:
             prepared = message.prepared
             if prepared is None:
@@ -105,9 +107,14 @@ def inspect_batch(
                 prepared.facts = classifier.exact(prepared.text)
                 prepared.sql_facts = prepared.facts
             for statement in prepared.facts.statements:
-                inspection = inspect_statement(statement, client, sql_prepared, True, inside)
-                found.append(inspection)
-                message.inspection = inspection
+                made = inspect_statement(
+                    statement, client, classifier, intake, exchange, here, inside
+                )
+                for inspection in made:
+                    inspection.is_extended = True
+                found.extend(made)
+                message.inspection = made[len(made) - 1]
+                message.others = made
             prepared.judged_in = exchange
             prepared.answer = None
         elif tag == tags.BIND:
@@ -133,10 +140,20 @@ def inspect_batch(
             if not prepared.is_raw:
                 prepared.facts = classifier.exact(prepared.text)
             for statement in prepared.facts.statements:
-                inspection = Inspection(statement, client, True, PHASE_EXECUTE, inside, parameters)
-                found.append(inspection)
-                exchange.running.append(inspection)
-                message.inspection = inspection
+                if prepared.is_special and not prepared.is_foreign:
+                    made = inspect_statement(
+                        statement, client, classifier, intake, exchange, here, inside
+                    )
+                else:
+                    made = [Inspection(statement, client, True, PHASE_EXECUTE, inside, None)]
+                for inspection in made:
+                    inspection.is_extended = True
+                    inspection.phase = PHASE_EXECUTE
+                    inspection.parameters = parameters
+                found.extend(made)
+                exchange.running.append(made[len(made) - 1])
+                message.inspection = made[len(made) - 1]
+                message.others = made
             inside = inside_after_text(prepared.facts, inside)
         elif tag == tags.FUNCTION_CALL:
             body = batch.data[message.start + 5 : message.end]
@@ -182,39 +199,40 @@ def parsed_here(exchange: Exchange, prepared: Prepared) -> list[Inspection]:
 def inspect_statement(
     statement: StatementFacts,
     client: ClientContext,
-    sql_prepared: dict[str, StatementFacts],
-    is_extended: bool,
+    classifier: Classifier,
+    intake: Intake,
+    exchange: Exchange,
+    here: list[StatementFacts],
     in_transaction: bool,
-) -> Inspection:
-    """One statement; an SQL-level EXECUTE is judged as the PREPARE whose statement it runs."""
+) -> list[Inspection]:
+    """
+    One statement; an SQL-level EXECUTE is judged as what it runs.
+
+    Several where it is not known yet what that is, because a PREPARE stands before it in the same
+    exchange (`here`: in the same batch): each of them is judged.
+    """
     if statement.prepared == PREPARED_EXECUTE:
-        known = sql_prepared.get(statement.prepared_name)
-        if known is not None:
-            return Inspection(known, client, is_extended, PHASE_EXECUTE, in_transaction, None)
-    return Inspection(statement, client, is_extended, PHASE_STATEMENT, in_transaction, None)
+        found: list[Inspection] = []
+        for prepared in namespace.candidates(statement.prepared_name, intake, exchange, here):
+            if not prepared.is_raw:
+                prepared.facts = classifier.exact(prepared.text)
+            for facts in prepared.facts.statements:
+                inspection = Inspection(facts, client, False, PHASE_EXECUTE, in_transaction, None)
+                inspection.target = prepared
+                found.append(inspection)
+        if found:
+            return found
+    elif statement.prepared == PREPARED_PREPARE:
+        here.append(statement)
+    return [Inspection(statement, client, False, PHASE_STATEMENT, in_transaction, None)]
 
 
-def has_prepared(facts: TextFacts) -> bool:
-    """Whether a text has PREPARE, EXECUTE, DEALLOCATE or DISCARD ALL in it."""
+def may_copy(facts: TextFacts) -> bool:
+    """Whether a text may be a COPY FROM STDIN, which swallows the Sync behind its Execute."""
     for statement in facts.statements:
-        if statement.prepared != PREPARED_NONE:
+        if statement.kind == "copy" or statement.kind == "unknown":
             return True
     return False
-
-
-def note_prepared(facts: TextFacts, sql_prepared: dict[str, StatementFacts]) -> None:
-    """Keep the texts of SQL-level PREPAREs, for the EXECUTEs to come."""
-    for statement in facts.statements:
-        if statement.prepared == PREPARED_PREPARE:
-            if len(sql_prepared) < 1000:
-                sql_prepared[statement.prepared_name] = statement
-        elif statement.prepared == PREPARED_DEALLOCATE:
-            if statement.prepared_name:
-                sql_prepared.pop(statement.prepared_name, None)
-            else:
-                sql_prepared.clear()
-        elif statement.prepared == PREPARED_DISCARD_ALL:
-            sql_prepared.clear()
 
 
 def may_unpin(facts: TextFacts) -> bool:
@@ -256,7 +274,11 @@ def decode_bind(batch: Batch, message: Message) -> frontend.Bind | None:
 def is_decided(inspections: list[Inspection]) -> bool:
     """Whether any verdict is more than: let it pass as it is."""
     for inspection in inspections:
-        if inspection.verdict != VERDICT_ALLOW or inspection.is_rewritten:
+        if (
+            inspection.verdict != VERDICT_ALLOW
+            or inspection.is_rewritten
+            or inspection.target is not None
+        ):
             return True
     return False
 
@@ -298,7 +320,7 @@ def apply_verdicts(
         if message.refusal is not None:
             return
         if message.tag == tags.QUERY and batch.end == END_QUERY:
-            _apply_to_query(batch, message, exchange, inspections, classifier)
+            _apply_to_query(batch, message, exchange, inspections, classifier, planning)
         elif message.tag == tags.PARSE:
             _apply_to_parse(message, inspections, classifier, planning)
         elif message.tag == tags.BIND:
@@ -322,21 +344,27 @@ def _apply_to_query(
     exchange: Exchange,
     inspections: list[Inspection],
     classifier: Classifier,
+    planning: bytes,
 ) -> None:
     changed = False
     mine: list[Inspection] = []
     for inspection in inspections:
-        if inspection.is_extended or inspection not in exchange.running:
+        if inspection.is_extended:
             continue
-        mine.append(inspection)
         if inspection.verdict == VERDICT_REFUSE:
             message.refusal = inspection.refusal
             return
-        if inspection.is_rewritten or inspection.verdict == VERDICT_ANSWER:
+        if inspection not in exchange.running:
+            continue
+        mine.append(inspection)
+        if inspection.verdict == VERDICT_ANSWER:
             changed = True
-            if inspection.phase == PHASE_EXECUTE and inspection.verdict != VERDICT_ANSWER:
+        elif inspection.target is not None:
+            if not _executes(batch, len(mine) - 1, inspection, classifier, planning):
                 message.refusal = changed_too_late()
                 return
+        elif inspection.is_rewritten:
+            changed = True
     if not changed:
         return
     if len(mine) == 1 and mine[0].answer is not None:
@@ -344,15 +372,71 @@ def _apply_to_query(
         rows = answers.rows(rowset, [])
         message.answer = answers.describe(rowset, []) + (rows if rows is not None else b"")
         return
+    judged = batch.judged
     texts: list[bytes] = []
-    for inspection in mine:
+    for index in range(len(mine)):
+        inspection = mine[index]
         if inspection.answer is not None:
             texts.append(answers.as_sql(inspection.answer).encode())
+        elif inspection.target is not None and judged is not None:
+            texts.append(judged[index].text)
         else:
             texts.append(inspection.facts.text)
     text = b"; ".join(texts)
     message.replacement = frontend.encode_query(text)
     batch.facts = classifier.exact(text)
+
+
+def _executes(
+    batch: Batch, index: int, inspection: Inspection, classifier: Classifier, planning: bytes
+) -> bool:
+    """Have an SQL EXECUTE run the text that the plugins want; False where that cannot be had."""
+    target = inspection.target
+    if not isinstance(target, Prepared):
+        return False
+    text = inspection.facts.text if inspection.is_rewritten else target.text
+    if text == target.sql or (target.is_foreign and not inspection.is_rewritten):
+        return True
+    judged = batch.judged
+    if target.is_foreign or judged is None or index >= len(judged):
+        return False
+    if batch.overrides is None:
+        batch.overrides = {}
+    name = judged[index].prepared_name.encode("utf-8", "surrogateescape")
+    batch.overrides[name] = _with_text(target, text, classifier, planning)
+    return True
+
+
+def _with_text(
+    prepared: Prepared, text: bytes, classifier: Classifier, planning: bytes
+) -> Prepared:
+    """Another statement for the server in place of `prepared`, under a name of the proxy's."""
+    other = Prepared(prepared.text, prepared.facts, prepared.tail, planning, True)
+    if text != prepared.text:
+        other.rewritten(text, classifier.exact(text), planning)
+    other.is_special = namespace.runs_prepared(other.sql_facts)
+    return other
+
+
+def _refused(message: Message) -> bool:
+    """Take over the refusal of any of a message's inspections."""
+    others = message.others
+    if others is not None:
+        for inspection in others:
+            if inspection.verdict == VERDICT_REFUSE:
+                message.refusal = inspection.refusal
+                return True
+    return False
+
+
+def _is_too_late(inspection: Inspection) -> bool:
+    """Whether a plugin changes the text of what an SQL EXECUTE in a prepared statement runs."""
+    target = inspection.target
+    return (
+        inspection.is_rewritten
+        and isinstance(target, Prepared)
+        and inspection.facts.text != target.sql
+    )
 
 
 def _apply_to_parse(
@@ -362,13 +446,13 @@ def _apply_to_parse(
     inspection = message.inspection
     if prepared is None or inspection is None or inspection not in inspections:
         return
-    if inspection.verdict == VERDICT_REFUSE:
-        message.refusal = inspection.refusal
+    if _refused(message):
         return
     if inspection.verdict == VERDICT_ANSWER:
         prepared.answer = inspection.answer
-    elif inspection.is_rewritten and inspection.phase == PHASE_EXECUTE:
-        message.refusal = changed_too_late()
+    elif inspection.target is not None:
+        if _is_too_late(inspection):
+            message.refusal = changed_too_late()
     elif inspection.is_rewritten:
         text = inspection.facts.text
         prepared.rewritten(text, classifier.exact(text), planning)
@@ -381,21 +465,23 @@ def _apply_to_bind(
     inspection = message.inspection
     if prepared is None or inspection is None or inspection not in inspections:
         return
-    if inspection.verdict == VERDICT_REFUSE:
-        message.refusal = inspection.refusal
+    if _refused(message):
         return
-    if inspection.verdict == VERDICT_ANSWER:
+    if inspection.verdict == VERDICT_ANSWER or inspection.is_judged:
         return
-    if inspection.is_judged:
+    if inspection.target is not None:
+        if _is_too_late(inspection):
+            message.refusal = changed_too_late()
+        return
+    if prepared.is_foreign:
+        if inspection.is_rewritten and inspection.facts.text != prepared.sql:
+            message.refusal = changed_too_late()
         return
     text = inspection.facts.text if inspection.is_rewritten else prepared.text
     if text != prepared.sql:
         # The text for this execution is another one than what was prepared: it is prepared under
         # a name of the proxy's, unseen, and this Bind goes there.
-        other = Prepared(prepared.text, prepared.facts, prepared.tail, planning, True)
-        if inspection.is_rewritten:
-            other.rewritten(text, classifier.exact(text), planning)
-        message.prepared = other
+        message.prepared = _with_text(prepared, text, classifier, planning)
 
 
 def changed_too_late() -> Refusal:

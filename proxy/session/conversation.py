@@ -13,11 +13,11 @@ within one call of the link's `receive_from_backend`: only waiting takes a turn 
 """
 
 from proxy.errors import Refusal
-from proxy.protocol import backend, tags
+from proxy.protocol import backend, frontend, tags
 from proxy.routing.route import READ, ROUTE_DEFAULT, WRITE
-from proxy.session import admission, dispatch, outcome
+from proxy.session import admission, dispatch, namespace, outcome
 from proxy.session.ending import Cleanup, SwallowSync
-from proxy.session.exchange import END_CUT, END_FLUSH, END_QUERY, Batch, Exchange
+from proxy.session.exchange import END_CUT, END_FLUSH, END_QUERY, Batch, Exchange, Message
 from proxy.session.inspection import VERDICT_REFUSE, Inspection
 from proxy.session.link import BackendLink
 from proxy.session.relay import (
@@ -62,11 +62,10 @@ class Conversation(Relay):
                 exchange,
                 self.client,
                 self._classifier,
-                self._sql_prepared,
+                self.intake,
                 exchange.in_transaction,
                 gate.wants_parameters,
                 gate.caches,
-                self.intake.is_unsafe,
             )
             exchange.statements.extend(self._judged)
             self._index = 0
@@ -143,6 +142,8 @@ class Conversation(Relay):
         for message in batch.messages:
             tag = message.tag
             facts: TextFacts | None = None
+            if message.refusal is not None:
+                break
             if tag == tags.QUERY:
                 facts = batch.facts
             elif tag == tags.PARSE or tag == tags.BIND or tag == tags.DESCRIBE:
@@ -159,6 +160,8 @@ class Conversation(Relay):
             elif tag == tags.EXECUTE:
                 if exchange.is_open:
                     reads = False
+                if message.answer is None:
+                    exchange.commands_sent += 1
                 continue
             else:
                 continue
@@ -169,20 +172,35 @@ class Conversation(Relay):
             if not facts.is_plain:
                 if tag != tags.PARSE and facts.leaves_state:
                     exchange.leaves_state = True
-                    if admission.has_prepared(facts):
-                        # Kept whether a plugin is there or not: one may be loaded before EXECUTE.
-                        prepared = message.prepared
-                        text = (
-                            batch.data[message.start + 5 : message.end - 1]
-                            if prepared is None
-                            else prepared.sql
-                        )
-                        if not self.intake.is_unsafe:
-                            facts = self._classifier.exact(text)
-                        admission.note_prepared(facts, self._sql_prepared)
+                    self._note_effects(exchange, batch, message, facts)
+            if tag == tags.QUERY:
+                exchange.commands_sent += len(facts.statements)
             if not facts.is_read_only and facts.statements:
                 reads = False
+                if tag == tags.BIND and not self._may_copy:
+                    self._may_copy = admission.may_copy(facts)
         return reads
+
+    def _note_effects(
+        self, exchange: Exchange, batch: Batch, message: Message, facts: TextFacts
+    ) -> None:
+        """Note what the text of a Query or Bind does to the names of statements."""
+        if message.answer is not None or not namespace.runs_prepared(facts):
+            return
+        # Names are looked for in the text, so the facts must be those of this very text.
+        originals = batch.judged
+        prepared = message.prepared
+        if prepared is not None:
+            if not prepared.is_raw:
+                prepared.sql_facts = self._classifier.exact(prepared.sql)
+                facts = prepared.sql_facts
+            originals = prepared.facts.statements
+        elif not self.intake.is_unsafe:
+            frame = message.replacement or batch.data[message.start : message.end]
+            facts = self._classifier.exact(frame[5:-1])
+            batch.facts = facts
+        if message.tag != tags.DESCRIBE:
+            namespace.note_effects(exchange, facts, originals, exchange.commands_sent)
 
     def _ask_route(self, exchange: Exchange, batch: Batch) -> None:
         while self._index < len(self._judged):
@@ -324,11 +342,19 @@ class Conversation(Relay):
             exchange.capture = []
         link.exchange = exchange
         link.watches = self._gate.observes and bool(exchange.running)
+        holds_sync = self._may_copy and dispatch.ends_in_execute(batch)
+        if holds_sync:
+            # The server drops a Sync that comes while it waits for CopyData, but answers it if the
+            # COPY fails before: which of both is known when the replies are there.
+            exchange.owes_sync = True
+            exchange.is_open = True
         data = dispatch.render(
             exchange, batch, link, self.intake, self._tuning.max_prepared_statements
         )
+        if holds_sync:
+            data = data[: -len(frontend.SYNC)] + frontend.FLUSH
         link.send(data)
-        if exchange.steps is not None:
+        if exchange.steps is not None and not dispatch.can_wait(exchange):
             link.advance(exchange)
 
     def _answer(self, exchange: Exchange, batch: Batch) -> None:
@@ -374,6 +400,7 @@ class Conversation(Relay):
         link.exchange = None
         link.user_session = None
         self.link = None
+        self._let_read(link)
         exchange.sent = False
         exchange.steps = []
         exchange.at = 0
@@ -385,8 +412,7 @@ class Conversation(Relay):
         """ReadyForQuery: count, tell the hooks, let the connection go, start the next."""
         if exchange.is_retrying:
             exchange.is_retrying = False
-            exchange.steps = None
-            exchange.at = 0
+            exchange.restart()
             if exchange.is_read:
                 self._give(exchange, link)
             else:
@@ -396,6 +422,8 @@ class Conversation(Relay):
             return
         self.exchange = None
         self.status = status
+        if exchange.effects is not None:
+            namespace.apply_effects(exchange, self.intake, link)
         counters = self._counters
         counters.queries += 1
         now_us = self._clock.now_us()
@@ -405,6 +433,7 @@ class Conversation(Relay):
             self._finish_outcomes(exchange, exchange.sqlstate, exchange.error)
         self.phase = IDLE
         if status == tags.STATUS_IDLE:
+            self._may_copy = False
             if self._tuning.mode == POOL_SESSION:
                 pass
             elif link.is_touched or (self.state.pins and exchange.may_unpin):
@@ -428,20 +457,24 @@ class Conversation(Relay):
         self.pump()
 
     def on_probed(
-        self, link: BackendLink, found: dict[str, bytes], pins: list[str], failed: bool
+        self,
+        link: BackendLink,
+        found: dict[str, bytes],
+        pins: list[str],
+        prepared: dict[bytes, bytes],
+        failed: bool,
     ) -> None:
         """What the last transaction has left behind is known now."""
         if self.phase != PROBING:
             return
         self.phase = IDLE
         if failed:
-            # Unknown state is not handed on: this connection has served its time.
+            # What cannot be known stays with its client; the next look may succeed (rule 15).
             self._counters.count("probe_failed")
-            self.link = None
-            link.user_session = None
-            self._broker.discard(link, "its session state could not be read")
+            self.state.pins = ["unknown state"]
         else:
             self.state.learn(found, pins)
+            namespace.learn(self.intake, prepared, self._classifier)
             self.intake.planning = self.state.planning()
             link.is_touched = False
             if not pins:
@@ -453,27 +486,29 @@ class Conversation(Relay):
 
     def _let_go(self, link: BackendLink) -> None:
         self.link = None
-        if self.is_client_slow:
-            link.wire.resume_reading()
+        self._let_read(link)
         link.user_session = None
         self._broker.release(link)
 
+    def _let_read(self, link: BackendLink) -> None:
+        """The link is not this client's any more: neither slows the other down."""
+        if self.is_client_slow:
+            link.wire.resume_reading()
+        if self.is_server_slow:
+            self.on_backend_drained()
+
     def on_link_lost(self, link: BackendLink, refusal: Refusal) -> None:
         """The server connection has gone: try again where nothing was lost, else say so."""
-        self.link = None
         exchange = self.exchange
-        phase = self.phase
-        if phase == CLOSED:
+        if self.phase == CLOSED:
             return
         if exchange is not None and outcome.may_retry(exchange):
+            self.link = None
+            self._let_read(link)
             exchange.retries += 1
-            exchange.steps = None
-            exchange.at = 0
+            exchange.restart()
             self._counters.count("retried_after_loss")
             self._acquire(exchange, exchange.batches[-1])
             return
-        if exchange is None and phase == PROBING and not self.state.pins:
-            self.phase = IDLE
-            self.pump()
-            return
+        # Also while probing: what the client has set on that connection is not known elsewhere.
         self.fatal(refusal)

@@ -7,10 +7,12 @@ connection (rules 8 to 12). What is put in, left out or made to fail leaves a st
 is dropped, invented or replaced in its turn. Bytes that need no change go out as received.
 """
 
-from typing import Final
+from typing import Final, final
 
 from proxy.protocol import backend, frontend, tags
+from proxy.session import namespace
 from proxy.session.exchange import (
+    BOUND,
     DROP,
     END_FUNCTION_CALL,
     END_QUERY,
@@ -28,6 +30,7 @@ from proxy.session.exchange import (
 )
 from proxy.session.intake import Intake
 from proxy.session.link import BackendLink
+from proxy.session.namespace import Use
 
 STATEMENT: Final = 83  # "S" of Describe and Close
 
@@ -49,7 +52,9 @@ def needs_backend(batch: Batch) -> bool:
         if message.answer is not None or tag == tags.SYNC or tag == tags.FLUSH:
             continue
         if tag == tags.CLOSE and message.is_statement:
-            continue
+            prepared = message.prepared
+            if prepared is None or not prepared.is_foreign:
+                continue
         return True
     return False
 
@@ -59,7 +64,7 @@ def only_prepares(batch: Batch, known: dict[bytes, None]) -> bool:
     if batch.end != END_SYNC:
         return False
     for message in batch.messages:
-        if message.tag == tags.SYNC:
+        if message.tag == tags.SYNC and message.refusal is None:
             continue
         prepared = message.prepared
         if (
@@ -100,7 +105,8 @@ def answer_without_backend(batch: Batch, intake: Intake, exchange: Exchange) -> 
         if message.refusal is not None:
             replies.append(backend.error_response(message.refusal))
             exchange.is_failed = True
-            restore_from(batch, index, intake)
+            restore_from(batch, index + 1, intake)
+            intake.fail(message)
             break
         if message.answer is not None:
             replies.append(message.answer)
@@ -131,20 +137,20 @@ def render(
     run = 0
     pieces: list[bytes] = []
     steps = exchange.steps
-    if steps is None and (exchange.is_open or (batch.end == END_QUERY and len(batch.messages) > 1)):
+    if steps is None and (exchange.is_open or (_ends_in_call(batch) and len(batch.messages) > 1)):
         # Who may go on later, or may be skipped with a Query at its end, is counted from the start.
         steps = []
-    forwarded = 0  # replies owed before the first step
     used: list[bytes] = []
     for index, message in enumerate(batch.messages):
         tag = message.tag
         if message.refusal is not None:
             if steps is None:
-                steps = [FORWARD] * forwarded
+                steps = _steps_before(batch, index)
             if run < message.start:
                 pieces.append(data[run : message.start])
             pieces.append(_fail(batch, message, steps))
-            restore_from(batch, index, intake)
+            restore_from(batch, index + 1, intake)
+            intake.fail(message)
             if tag != tags.QUERY and tag != tags.FUNCTION_CALL and _ends_in_call(batch):
                 # The server skips the Query or FunctionCall too: only a Sync ends this.
                 exchange.is_open = True
@@ -152,7 +158,7 @@ def render(
             break
         if message.answer is not None:
             if steps is None:
-                steps = [FORWARD] * forwarded
+                steps = _steps_before(batch, index)
             if run < message.start:
                 pieces.append(data[run : message.start])
             run = message.end
@@ -167,32 +173,51 @@ def render(
                 continue
             if not prepared.is_named:
                 link.unnamed = prepared
-                exchange.has_unnamed_parse = True
                 if prepared.sql is not prepared.text:
                     if run < message.start:
                         pieces.append(data[run : message.start])
                     run = message.end
                     pieces.append(frontend.encode_parse(b"", prepared.sql, prepared.tail))
-                if steps is None:
-                    forwarded += 1
-                else:
+                if steps is not None:
                     steps.append(Step(STEP_FORWARD, b"", message, b""))
                 continue
             if steps is None:
-                steps = [FORWARD] * forwarded
+                steps = _steps_before(batch, index)
             if run < message.start:
                 pieces.append(data[run : message.start])
             run = message.end
             used.append(prepared.key)
-            if prepared.key in link.prepared:
+            if prepared.key in link.prepared and link.status != tags.STATUS_FAILED:
                 steps.append(Step(STEP_INVENT, backend.PARSE_COMPLETE, message, b""))
             else:
+                if prepared.key in link.prepared:
+                    # A failed transaction refuses to parse: the server shall say so itself.
+                    link.garbage.append(link.prepared.pop(prepared.key))
                 pieces.append(_prepare(link, prepared, steps, message, used, max_prepared))
             continue
         if tag == tags.BIND or (tag == tags.DESCRIBE and message.is_statement):
             if prepared is None:
                 continue
-            if prepared.is_named:
+            stand_in = b""
+            if prepared.is_special:
+                if not prepared.is_foreign:
+                    if steps is None:
+                        steps = _steps_before(batch, index)
+                    made = _stand_in(exchange, link, prepared, intake, steps, used, max_prepared)
+                    if made is not None:
+                        if run < message.start:
+                            pieces.append(data[run : message.start])
+                        run = message.end
+                        stand_in = made.name
+                        pieces.append(made.data)
+                        frame = data[message.start : message.end]
+                        if tag == tags.BIND:
+                            pieces.append(frontend.rename_bind(frame, stand_in))
+                        else:
+                            pieces.append(frontend.rename_described(frame, stand_in))
+            if stand_in or prepared.is_foreign:
+                pass
+            elif prepared.is_named:
                 name = link.prepared.get(prepared.key)
                 used.append(prepared.key)
                 if run < message.start:
@@ -200,7 +225,7 @@ def render(
                 run = message.end
                 if name is None:
                     if steps is None:
-                        steps = [FORWARD] * forwarded
+                        steps = _steps_before(batch, index)
                     pieces.append(_prepare(link, prepared, steps, None, used, max_prepared))
                     name = link.prepared[prepared.key]
                 elif len(link.prepared) * 4 > max_prepared * 3:
@@ -214,7 +239,7 @@ def render(
                     pieces.append(frontend.rename_described(frame, name))
             elif link.unnamed is not prepared:
                 if steps is None:
-                    steps = [FORWARD] * forwarded
+                    steps = _steps_before(batch, index)
                 if run < message.start:
                     pieces.append(data[run : message.start])
                     run = message.start
@@ -222,18 +247,35 @@ def render(
                 pieces.append(frontend.encode_parse(b"", prepared.sql, prepared.tail))
                 steps.append(DROP)
         elif tag == tags.CLOSE and message.is_statement:
-            if message.name:
+            if prepared is not None and prepared.is_foreign:
+                pass
+            elif message.name:
                 if steps is None:
-                    steps = [FORWARD] * forwarded
+                    steps = _steps_before(batch, index)
                 if run < message.start:
                     pieces.append(data[run : message.start])
                 run = message.end
                 steps.append(Step(STEP_INVENT, backend.CLOSE_COMPLETE, message, b""))
                 continue
-            link.unnamed = None
+            else:
+                link.unnamed = None
         elif tag == tags.QUERY:
             link.unnamed = None
-            if message.replacement:
+            facts = batch.facts
+            uses: list[Use] = []
+            if facts is not None and not facts.is_plain and intake.statements:
+                frame = message.replacement or data[message.start : message.end]
+                uses = namespace.uses_of(frame[5:-1], facts, intake, batch.overrides)
+            if uses:
+                if steps is None:
+                    steps = _steps_before(batch, index)
+                frame = message.replacement or data[message.start : message.end]
+                made = _with_names(exchange, link, frame[5:-1], uses, steps, used, max_prepared)
+                pieces.append(data[run : message.start])
+                pieces.append(made.data)
+                pieces.append(frontend.encode_query(made.name))
+                run = message.end
+            elif message.replacement:
                 if run < message.start:
                     pieces.append(data[run : message.start])
                 run = message.end
@@ -243,16 +285,112 @@ def render(
             continue
         elif tag == tags.SYNC or tag == tags.FLUSH:
             continue
-        if steps is None:
-            forwarded += 1
-        else:
-            steps.append(FORWARD)
+        if steps is not None:
+            steps.append(_forward_step(message))
     exchange.steps = steps
     if run == 0 and not pieces:
         return data
     if run < len(data):
         pieces.append(data[run:])
     return b"".join(pieces)
+
+
+def _forward_step(message: Message) -> Step:
+    """The step of a message that goes out as it is: named where an error may undo it."""
+    tag = message.tag
+    if tag == tags.BIND:
+        return BOUND
+    if tag == tags.PARSE or tag == tags.CLOSE or tag == tags.FUNCTION_CALL:
+        return Step(STEP_FORWARD, b"", message, b"")
+    return FORWARD
+
+
+def _steps_before(batch: Batch, count: int) -> list[Step]:
+    """Steps of the first `count` messages, which all went out as they are."""
+    steps: list[Step] = []
+    for index in range(count):
+        steps.append(_forward_step(batch.messages[index]))
+    return steps
+
+
+def can_wait(exchange: Exchange) -> bool:
+    """Whether invented replies may wait for the server's next one, which then comes whole."""
+    steps = exchange.steps
+    if steps is None:
+        return False
+    at = exchange.at
+    while at < len(steps) and steps[at].kind == STEP_INVENT:
+        at += 1
+    if at >= len(steps):
+        return False
+    step = steps[at]
+    message = step.message
+    return (
+        step is BOUND
+        or step.kind == STEP_DROP
+        or (step.kind == STEP_FORWARD and message is not None and message.tag == tags.PARSE)
+    )
+
+
+@final
+class Made:
+    """Bytes to be sent first, and the name or text that may be used behind them."""
+
+    __slots__ = ("data", "name")
+
+    def __init__(self, data: bytes, name: bytes) -> None:
+        self.data = data
+        self.name = name
+
+
+def _with_names(
+    exchange: Exchange,
+    link: BackendLink,
+    text: bytes,
+    uses: list[Use],
+    steps: list[Step],
+    used: list[bytes],
+    max_prepared: int,
+) -> Made:
+    """The text with the link's names in it, behind the Parses of those not yet there (rule 11)."""
+    pieces: list[bytes] = []
+    names: list[bytes] = []
+    if exchange.renames is None:
+        exchange.renames = {}
+    for use in uses:
+        key = use.prepared.key
+        used.append(key)
+        name = link.prepared.get(key)
+        if name is None:
+            pieces.append(_prepare(link, use.prepared, steps, None, used, max_prepared))
+            name = link.prepared[key]
+        names.append(name)
+        exchange.renames[name] = use.name
+    return Made(b"".join(pieces), namespace.renamed(text, uses, names))
+
+
+def _stand_in(
+    exchange: Exchange,
+    link: BackendLink,
+    prepared: Prepared,
+    intake: Intake,
+    steps: list[Step],
+    used: list[bytes],
+    max_prepared: int,
+) -> Made | None:
+    """
+    A statement for one use, in place of one whose text names the client's own statements.
+
+    What the names mean is looked up when it is executed, as the server does.
+    """
+    uses = namespace.uses_of(prepared.sql, prepared.sql_facts, intake, None)
+    if not uses:
+        return None
+    made = _with_names(exchange, link, prepared.sql, uses, steps, used, max_prepared)
+    name = link.new_server_name()
+    link.garbage.append(name)
+    steps.append(DROP)
+    return Made(made.data + frontend.encode_parse(name, made.name, prepared.tail), name)
 
 
 def _ends_in_call(batch: Batch) -> bool:

@@ -11,11 +11,14 @@ steps: their replies are forwarded as they come. Steps exist where the proxy put
 messages out, or makes a server's error into its own.
 """
 
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 from proxy.errors import Refusal
 from proxy.session.inspection import Inspection, RowSet
-from proxy.sql.statement import TextFacts
+from proxy.sql.statement import StatementFacts, TextFacts
+
+if TYPE_CHECKING:
+    from proxy.session.namespace import Effect
 
 # How a batch ends.
 END_SYNC: Final = 0
@@ -43,6 +46,8 @@ class Prepared:
     tail      the rest of its Parse: number and OIDs of the parameter types
     key       identifies it on a server connection: sql, tail, planning settings
     is_named  False for the unnamed statement
+    is_foreign  made by SQL PREPARE: it has the client's name on the server too
+    is_special  foreign, or a command on prepared statements whose text names one (rule 11)
     judged_in the exchange whose Parse was judged, until its first execution there
     is_raw    parsed while the parser here could not be trusted (rule 37): judged as raw text for good
     answer    a plugin's answer at Parse, for the executions in the same exchange
@@ -51,8 +56,10 @@ class Prepared:
     __slots__ = (
         "answer",
         "facts",
+        "is_foreign",
         "is_named",
         "is_raw",
+        "is_special",
         "judged_in",
         "key",
         "sql",
@@ -71,6 +78,8 @@ class Prepared:
         self.tail = tail
         self.is_named = is_named
         self.is_raw = False
+        self.is_foreign = False
+        self.is_special = False
         self.judged_in: Exchange | None = None
         self.answer: RowSet | None = None
         self.key = text + b"\x00" + tail + planning if is_named else b""
@@ -90,9 +99,11 @@ class Message:
 
     name         statement or portal name it defines, uses or closes
     is_statement Describe and Close: of a statement, not a portal
+    is_duplicate Parse of a name that is taken
     prepared     the statement it defines or uses
-    previous     Parse and Close: what `name` meant before, to be restored if it never ran
+    previous     Parse, Close, Query: what `name` meant before, to be restored if it never ran
     inspection   of the statement it brings (Query with one statement, Parse) or executes (Bind)
+    others       further inspections of an SQL EXECUTE, where it is not known which PREPARE it runs
     refusal      an error that the proxy answers in its place
     answer       bytes that the proxy answers in its place
     replacement  frame to send instead, b"" for the original one
@@ -102,8 +113,10 @@ class Message:
         "answer",
         "end",
         "inspection",
+        "is_duplicate",
         "is_statement",
         "name",
+        "others",
         "prepared",
         "previous",
         "refusal",
@@ -118,9 +131,11 @@ class Message:
         self.end = end
         self.name = b""
         self.is_statement = False
+        self.is_duplicate = False
         self.prepared: Prepared | None = None
         self.previous: Prepared | None = None
         self.inspection: Inspection | None = None
+        self.others: list[Inspection] | None = None
         self.refusal: Refusal | None = None
         self.answer: bytes | None = None
         self.replacement = b""
@@ -128,15 +143,23 @@ class Message:
 
 @final
 class Batch:
-    """Messages that are judged and sent together; `facts` is the text's of a Query."""
+    """
+    Messages that are judged and sent together.
 
-    __slots__ = ("data", "end", "facts", "messages")
+    facts      the text's of a Query, as the server gets it
+    judged     its statements as the client sent them, once they were judged
+    overrides  other statements for names that it executes, because a plugin changed their texts
+    """
+
+    __slots__ = ("data", "end", "facts", "judged", "messages", "overrides")
 
     def __init__(self, data: bytes, messages: list[Message], end: int) -> None:
         self.data = data
         self.messages = messages
         self.end = end
         self.facts: TextFacts | None = None
+        self.judged: tuple[StatementFacts, ...] | None = None
+        self.overrides: dict[bytes, Prepared] | None = None
 
 
 @final
@@ -154,6 +177,8 @@ class Step:
 
 FORWARD: Final = Step(STEP_FORWARD, b"", None, b"")
 DROP: Final = Step(STEP_DROP, b"", None, b"")
+BOUND: Final = Step(STEP_FORWARD, b"", None, b"")
+"""Bind's own: its reply is one BindComplete and nothing before it."""
 
 
 @final
@@ -164,6 +189,12 @@ class Exchange:
     started_us     when its first batch was complete
     is_open        the client owes it a Sync
     is_failed      an error was sent; what follows up to the Sync is skipped
+    owes_sync      the client's Sync was not sent on yet: behind a COPY IN it would count for nothing,
+                   or the proxy owes one of its own
+    replies        messages that are answered so far, while there are no steps
+    commands       commands that are complete; commands_sent: those that were asked for
+    effects        what they do to the names of statements, where they do anything
+    renames        server's names that stand in texts sent, to the client's
     sent           something of it went to a server
     forwarded      bytes that went to the client for it
     rows, sqlstate, error   of its last statement
@@ -177,11 +208,13 @@ class Exchange:
         "batches",
         "capture",
         "captured_bytes",
+        "commands",
+        "commands_sent",
         "completions",
         "copy_in",
+        "effects",
         "error",
         "forwarded",
-        "has_unnamed_parse",
         "in_transaction",
         "is_failed",
         "is_open",
@@ -191,9 +224,11 @@ class Exchange:
         "leaves_state",
         "may_unpin",
         "node",
+        "owes_sync",
+        "renames",
+        "replies",
         "retries",
         "running",
-        "saw_parse_complete",
         "sent",
         "sqlstate",
         "started_us",
@@ -219,8 +254,12 @@ class Exchange:
         self.leaves_state = False
         self.in_transaction = False
         self.copy_in = False
-        self.has_unnamed_parse = False
-        self.saw_parse_complete = False
+        self.owes_sync = False
+        self.replies = 0
+        self.commands = 0
+        self.commands_sent = 0
+        self.effects: list[Effect] | None = None
+        self.renames: dict[bytes, bytes] | None = None
         self.node = ""
         self.retries = 0
         self.is_retrying = False
@@ -228,3 +267,10 @@ class Exchange:
         self.may_unpin = False
         self.capture: list[bytes] | None = None
         self.captured_bytes = 0
+
+    def restart(self) -> None:
+        """It is run again from the start, unseen by the client."""
+        self.steps = None
+        self.at = 0
+        self.replies = 0
+        self.commands = 0

@@ -80,7 +80,8 @@ class Inspection:
     (its text was judged at Parse in the same group: only the cache is asked now), settings_key
     (the session's search_path and role, where they differ), raw_text (the statement's own text
     where `facts` are those of another one that differs in constants only; b"" where they are exact:
-    made so before a plugin is called, and not for those that nobody looks at).
+    made so before a plugin is called, and not for those that nobody looks at), target (the statement
+    that an SQL EXECUTE runs, a `session.exchange.Prepared`; `facts` are then those of its text).
     Out: verdict; refusal with VERDICT_REFUSE; answer with VERDICT_ANSWER; facts, is_rewritten with
     the final text; route after Gate.route; cache_key when the result shall be offered to the cache.
     """
@@ -106,6 +107,7 @@ class Inspection:
         "route",
         "settings_key",
         "spent_us",
+        "target",
         "verdict",
         "waiter",
     )
@@ -129,6 +131,7 @@ class Inspection:
         self.is_judged = False
         self.raw_text = b""
         self.settings_key = b""
+        self.target: object | None = None
         self.chains: object | None = None
         self.waiter: object | None = None
         self.verdict = VERDICT_ALLOW

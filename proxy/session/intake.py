@@ -10,6 +10,7 @@ from typing import Final, final
 
 from proxy.errors import ProtocolViolation, Refusal
 from proxy.protocol import tags
+from proxy.session import namespace
 from proxy.session.exchange import (
     END_CUT,
     END_FLUSH,
@@ -29,10 +30,59 @@ memory stays bounded; the server's answers are the same."""
 
 HEADER_BYTES: Final = 5
 
+MAX_MESSAGE_BYTES: Final = 0x3FFFFFFE
+"""Longest message that PostgreSQL takes at all (PQ_LARGE_MESSAGE_LIMIT)."""
 
-def invalid_format() -> Refusal:
+SMALL_MESSAGE_BYTES: Final = 10_000
+"""Longest message of a type that holds names only (PostgreSQL's PQ_SMALL_MESSAGE_LIMIT)."""
+
+
+def malformed(problem: str) -> Refusal:
     """What PostgreSQL answers to a message whose fields do not fit its length."""
-    return Refusal("08P01", "invalid message format")
+    return Refusal("08P01", problem)
+
+
+def no_string() -> Refusal:
+    """A String without its end."""
+    return malformed("invalid string in message")
+
+
+def too_short() -> Refusal:
+    """A message that ends before its last field."""
+    return malformed("insufficient data left in message")
+
+
+def too_long() -> Refusal:
+    """A message that goes on behind its last field."""
+    return malformed("invalid message format")
+
+
+def is_long_type(tag: int) -> bool:
+    """Whether a message of this type may be long."""
+    return (
+        tag == tags.QUERY
+        or tag == tags.PARSE
+        or tag == tags.BIND
+        or tag == tags.COPY_DATA
+        or tag == tags.FUNCTION_CALL
+    )
+
+
+def check_type(tag: int) -> None:
+    """Raise ProtocolViolation for what no client may send after its login."""
+    if (
+        is_long_type(tag)
+        or tag == tags.EXECUTE
+        or tag == tags.SYNC
+        or tag == tags.DESCRIBE
+        or tag == tags.CLOSE
+        or tag == tags.FLUSH
+        or tag == tags.TERMINATE
+        or tag == tags.COPY_DONE
+        or tag == tags.COPY_FAIL
+    ):
+        return
+    raise ProtocolViolation(f"invalid frontend message type {tag}")
 
 
 def unknown_statement(name: bytes) -> Refusal:
@@ -59,7 +109,7 @@ class Intake:
         "_passing",
         "_pos",
         "copy_end",
-        "hold_copy",
+        "foreign",
         "is_terminated",
         "is_unsafe",
         "is_utf8",
@@ -70,7 +120,7 @@ class Intake:
 
     def __init__(self, classifier: Classifier, max_message_bytes: int) -> None:
         self._classifier = classifier
-        self._max_message_bytes = max_message_bytes
+        self._max_message_bytes = min(max_message_bytes, MAX_MESSAGE_BYTES)
         self._buffer = b""
         self._base = 0  # start of the batch that is being collected
         self._pos = 0  # start of the first message not yet looked at
@@ -80,12 +130,12 @@ class Intake:
         self._needed = 0
         self._passing = 0  # bytes of a CopyData that is passed on in pieces
         self.copy_end = 0
-        self.hold_copy = False  # replies are owed that may turn out to be a CopyInResponse
         self.is_terminated = False
         self.is_unsafe = False
         self.is_utf8 = True
         self.planning = b""
         self.statements: dict[bytes, Prepared] = {}
+        self.foreign: dict[bytes, Prepared] = {}  # made by SQL PREPARE
         self.unnamed: Prepared | None = None
 
     def feed(self, data: bytes) -> None:
@@ -118,6 +168,8 @@ class Intake:
         buffer = self._buffer
         pos = self._pos
         if len(buffer) - pos < HEADER_BYTES or self._needed > 0:
+            if pos < len(buffer) and self._needed == 0:
+                check_type(buffer[pos])
             return -1
         length = (
             (buffer[pos + 1] << 24)
@@ -125,10 +177,16 @@ class Intake:
             | (buffer[pos + 3] << 8)
             | buffer[pos + 4]
         )
-        if length < 4 or length > self._max_message_bytes:
+        if (
+            length < 4
+            or length > self._max_message_bytes
+            or (length > SMALL_MESSAGE_BYTES and not is_long_type(buffer[pos]))
+        ):
+            check_type(buffer[pos])
             raise ProtocolViolation("invalid message length")
         end = pos + 1 + length
         if end > len(buffer):
+            check_type(buffer[pos])
             if end - self._base > CUT_BYTES:
                 rest = buffer[self._base :]
                 self._chunks = [rest]
@@ -164,12 +222,11 @@ class Intake:
                 self._message(tag, start, end)
             elif tag == tags.DESCRIBE or tag == tags.CLOSE:
                 self._describe(self._message(tag, start, end), start + HEADER_BYTES, end)
-            elif tag == tags.SYNC:
-                self._message(tag, start, end)
-                return self._take(END_SYNC)
-            elif tag == tags.FLUSH:
-                self._message(tag, start, end)
-                return self._take(END_FLUSH)
+            elif tag == tags.SYNC or tag == tags.FLUSH:
+                message = self._message(tag, start, end)
+                if end - start > HEADER_BYTES:
+                    message.refusal = too_long()
+                return self._take(END_SYNC if tag == tags.SYNC else END_FLUSH)
             elif tag == tags.FUNCTION_CALL:
                 self._message(tag, start, end)
                 return self._take(END_FUNCTION_CALL)
@@ -179,20 +236,20 @@ class Intake:
             elif tag == tags.COPY_DATA or tag == tags.COPY_DONE or tag == tags.COPY_FAIL:
                 # protocol-flow, COPY: outside of COPY these are ignored, for a COPY may have failed
                 # while the frontend was still sending (rule 24).
-                if self.hold_copy and not self._messages:
+                if self._messages:
+                    # What stands before may be the COPY that this belongs to.
                     self._pos = start
-                    return None
-                if not self._messages:
-                    self._base = end
-                else:
-                    self._buffer = self._buffer[:start] + self._buffer[end:]
-                    self._pos = start
+                    return self._take(END_CUT)
+                self._base = end
             else:
-                raise ProtocolViolation(f"invalid frontend message type {tag}")
+                check_type(tag)
 
     def skip_to_sync(self) -> bool:
         """After an error: drop messages up to and with the Sync; True when that was there."""
-        self._messages = []
+        messages = self._messages
+        while messages:
+            self.restore(messages.pop())
+        self._base = self._pos
         while True:
             end = self._next()
             if end < 0:
@@ -205,13 +262,16 @@ class Intake:
             if tag == tags.TERMINATE:
                 self.is_terminated = True
                 return False
+            check_type(tag)
 
     def copy_run(self) -> bytes:
         """
         During COPY IN: what can be passed to the server now, parts of a CopyData included.
 
         `copy_end` is then the type of the message that ended the run and is part of it: CopyDone,
-        CopyFail, Sync, or one that the server will not like; 0 when the COPY goes on.
+        CopyFail, or one that the server will not like; 0 when the COPY goes on. A Sync ends a run
+        too and is no part of it: the server ignores it during a COPY, but would not if the COPY
+        failed before it got there.
         """
         self.copy_end = 0
         if self._needed > 0:
@@ -254,6 +314,11 @@ class Intake:
             if tag == tags.TERMINATE:
                 self.is_terminated = True
                 break
+            if tag == tags.SYNC:
+                self.copy_end = tag
+                self._base = end
+                self._pos = end
+                return buffer[start:pos]
             pos = end
             if tag != tags.FLUSH:
                 self.copy_end = tag
@@ -262,16 +327,20 @@ class Intake:
         self._pos = pos
         return buffer[start:pos]
 
-    def abandon_copy(self) -> None:
-        """The COPY failed: what is left of a CopyData in pieces goes nowhere."""
-        if self._passing > 0:
-            # Pretend that the rest is a message of its own that is then dropped.
-            rest = self._passing
+    def abandon_copy(self) -> int:
+        """
+        The COPY failed: what is left of a CopyData in pieces goes nowhere.
+
+        Returns how many bytes of it the server still waits for, before it can take a new message.
+        """
+        rest = self._passing
+        if rest > 0:
             have = len(self._buffer) - self._base
             take = rest if rest < have else have
             self._base += take
             self._pos = self._base
             self._passing = rest - take
+        return rest
 
     def drop_passing(self) -> bool:
         """Swallow the rest of an abandoned CopyData; False while some of it is still to come."""
@@ -286,9 +355,11 @@ class Intake:
         return self._classifier.facts(text)
 
     def restore(self, message: Message) -> None:
-        """A Parse or Close never ran: its name means again what it meant before."""
-        if message.tag == tags.PARSE:
-            if message.refusal is not None:
+        """A Parse, Close or Query never ran: its name means again what it meant before."""
+        if message.tag == tags.QUERY:
+            self.unnamed = message.previous
+        elif message.tag == tags.PARSE:
+            if message.prepared is None or message.is_duplicate:
                 return
             if not message.name:
                 self.unnamed = message.previous
@@ -297,10 +368,20 @@ class Intake:
             else:
                 self.statements[message.name] = message.previous
         elif message.tag == tags.CLOSE and message.is_statement and message.previous is not None:
-            if message.name:
+            if message.previous.is_foreign:
+                self.foreign[message.name] = message.previous
+            elif message.name:
                 self.statements[message.name] = message.previous
             else:
                 self.unnamed = message.previous
+
+    def fail(self, message: Message) -> None:
+        """A message failed itself. PostgreSQL drops the unnamed statement before it looks on."""
+        if message.tag == tags.PARSE and message.prepared is not None:
+            if message.name:
+                self.restore(message)
+            else:
+                self.unnamed = None
 
     def _message(self, tag: int, start: int, end: int) -> Message:
         message = Message(tag, start - self._base, end - self._base)
@@ -322,14 +403,16 @@ class Intake:
     def _query(self, message: Message, start: int, end: int) -> Batch:
         body = start + HEADER_BYTES
         buffer = self._buffer
-        text = buffer[body : end - 1]
         facts: TextFacts
-        if end - body < 1 or buffer[end - 1] != 0 or 0 in text:
+        zero = buffer.find(0, body, end)
+        if zero != end - 1 or zero < 0:
             # A text behind a NUL would be seen by nobody here (rule 35).
-            message.refusal = invalid_format()
+            message.refusal = too_long() if zero >= 0 else no_string()
             facts = self._classifier.unknown(b"")
         else:
-            facts = self.facts_of(text)
+            facts = self.facts_of(buffer[body:zero])
+            if not facts.is_plain:
+                message.refusal = namespace.refusal_of(facts)
         message.previous = self.unnamed
         self.unnamed = None
         batch = self._take(END_QUERY)
@@ -342,25 +425,31 @@ class Intake:
         name_end = body if body < end and buffer[body] == 0 else buffer.find(0, body, end)
         text_end = buffer.find(0, name_end + 1, end) if name_end >= 0 else -1
         if text_end < 0:
-            message.refusal = invalid_format()
+            message.refusal = no_string()
             return
         tail = buffer[text_end + 1 : end]
-        if len(tail) < 2 or len(tail) != 2 + 4 * ((tail[0] << 8) | tail[1]):
-            message.refusal = invalid_format()
+        size = 2 if len(tail) < 2 else 2 + 4 * ((tail[0] << 8) | tail[1])
+        if len(tail) != size:
+            message.refusal = too_short() if len(tail) < size else too_long()
             return
         text = buffer[name_end + 1 : text_end]
         named = name_end > body
-        prepared = Prepared(text, self.facts_of(text), tail, self.planning, named)
+        facts = self.facts_of(text)
+        prepared = Prepared(text, facts, tail, self.planning, named)
         prepared.is_raw = self.is_unsafe
         message.prepared = prepared
+        if not facts.is_plain and namespace.runs_prepared(facts):
+            prepared.is_special = True
+            message.refusal = namespace.refusal_of(facts)
         if not named:
             message.previous = self.unnamed
             self.unnamed = prepared
             return
         name = buffer[body:name_end]
         message.name = name
-        if name in self.statements:
+        if name in self.statements or name in self.foreign:
             shown = name.decode("utf-8", "replace")
+            message.is_duplicate = True
             message.refusal = Refusal("42P05", f'prepared statement "{shown}" already exists')
             return
         self.statements[name] = prepared
@@ -374,34 +463,43 @@ class Intake:
             if buffer[name_end] != 0:
                 name_end = buffer.find(0, name_end, end)
         if name_end < 0:
-            message.refusal = invalid_format()
+            message.refusal = no_string()
             return
         if name_end == portal_end + 1:
             message.prepared = self.unnamed
         else:
             message.name = buffer[portal_end + 1 : name_end]
-            message.prepared = self.statements.get(message.name)
+            message.prepared = self._known(message.name)
         if message.prepared is None:
             message.refusal = unknown_statement(message.name)
 
     def _describe(self, message: Message, body: int, end: int) -> None:
         buffer = self._buffer
-        if end - body < 2 or buffer[end - 1] != 0 or buffer.find(0, body, end) != end - 1:
-            message.refusal = invalid_format()
+        zero = buffer.find(0, body + 1, end)
+        if end == body:
+            message.refusal = malformed("no data left in message")
+            return
+        if zero != end - 1 or zero < 0:
+            message.refusal = too_long() if zero >= 0 else no_string()
             return
         if buffer[body] != 83:  # 'S'; portals are the server's own
             return
         message.is_statement = True
         name = buffer[body + 1 : end - 1]
         message.name = name
-        prepared = self.statements.get(name) if name else self.unnamed
+        prepared = self._known(name) if name else self.unnamed
         message.prepared = prepared
         if message.tag == tags.CLOSE:
             # Close of an unknown name is not an error (rule 9).
             message.previous = prepared
             if name:
                 self.statements.pop(name, None)
+                self.foreign.pop(name, None)
             else:
                 self.unnamed = None
         elif prepared is None:
             message.refusal = unknown_statement(name)
+
+    def _known(self, name: bytes) -> Prepared | None:
+        prepared = self.statements.get(name)
+        return prepared if prepared is not None else self.foreign.get(name)

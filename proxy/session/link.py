@@ -30,6 +30,8 @@ MAX_REPLY_BYTES: Final = 256 * 1024 * 1024
 
 SYNC_FRAME: Final = b"S\x00\x00\x00\x04"
 
+_PADDING: Final = bytes(64 * 1024)
+
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class InternalQuery(ABC):
@@ -227,6 +229,14 @@ class BackendLink:
         """Send bytes to the server."""
         self.wire.write(data)
 
+    def pad(self, count: int) -> None:
+        """Send `count` bytes without meaning: the rest of a message that the server will drop."""
+        while count > len(_PADDING):
+            # The same object each time: what waits to be sent takes no memory.
+            self.wire.write(_PADDING)
+            count -= len(_PADDING)
+        self.wire.write(_PADDING[:count])
+
     def run_internal(self, sql: bytes, query: InternalQuery) -> None:
         """Send a simple Query of the proxy's own; replies that are owed before it come first."""
         self._internal.append(query)
@@ -255,6 +265,10 @@ class BackendLink:
     def owes_nothing(self) -> bool:
         """No reply is on its way (rule 1)."""
         return self.exchange is None and not self._internal and self._passing == 0
+
+    def is_mid_message(self) -> bool:
+        """Part of a message went to the client, and the rest of it did not come yet."""
+        return self._passing > 0
 
     # -- from the server
 
@@ -327,6 +341,19 @@ class BackendLink:
                 if exchange is None or user is None:
                     self._hostile("a ReadyForQuery that nobody asked for")
                     return
+                steps = exchange.steps
+                at = exchange.at
+                if (
+                    steps is not None
+                    and at < len(steps)
+                    and steps[at].kind == STEP_INVENT
+                    and not exchange.is_retrying
+                ):
+                    # Replies at the end that the server was not asked for.
+                    if run < pos:
+                        user.on_reply(data[run:pos])
+                        run = pos
+                    self.advance(exchange)
                 pos = end
                 if not exchange.is_retrying:
                     user.on_reply(data[run:pos] if run > 0 or pos < size else data)
@@ -433,29 +460,28 @@ class BackendLink:
         if tag == tags.COPY_BOTH_RESPONSE or tag == tags.AUTHENTICATION:
             self._hostile(f"an unexpected message of type {tag}")
             return True
-        if tag == tags.PARSE_COMPLETE:
-            exchange.saw_parse_complete = True
-        is_command = (
+        if (
             tag == tags.COMMAND_COMPLETE
             or tag == tags.EMPTY_QUERY_RESPONSE
             or tag == tags.PORTAL_SUSPENDED
-        )
-        if is_command and self.watches:
-            watcher = self.user_session
-            if watcher is not None:
-                watcher.on_completion(tag, data[pos:end])
-        if exchange.steps is None:
-            return False
-        if (
-            is_command
-            or tag == tags.PARSE_COMPLETE
+        ):
+            exchange.commands += 1
+            if self.watches:
+                watcher = self.user_session
+                if watcher is not None:
+                    watcher.on_completion(tag, data[pos:end])
+        elif not (
+            tag == tags.PARSE_COMPLETE
             or tag == tags.BIND_COMPLETE
             or tag == tags.CLOSE_COMPLETE
             or tag == tags.ROW_DESCRIPTION
             or tag == tags.NO_DATA
         ):
-            return self._step(exchange, data, run, pos, end)
-        return False
+            return False
+        if exchange.steps is None:
+            exchange.replies += 1
+            return False
+        return self._step(exchange, data, run, pos, end)
 
     def _step(self, exchange: Exchange, data: bytes, run: int, pos: int, end: int) -> bool:
         """
@@ -468,11 +494,24 @@ class BackendLink:
         user = self.user_session
         if steps is None or user is None or exchange.at >= len(steps):
             return False
+        invents = steps[exchange.at].kind == STEP_INVENT
+        if invents:
+            # What was invented for the first messages waited for this, so that nothing had been
+            # said yet if the exchange had to be tried again.
+            if run < pos:
+                user.on_reply(data[run:pos])
+                run = pos
+            self.advance(exchange)
+            if exchange.at >= len(steps):
+                user.on_reply(data[pos:end])
+                return True
         step = steps[exchange.at]
         message = step.message
         if message is not None and message.tag == tags.QUERY:
             # A Query at the end of a batch has any number of them; its ReadyForQuery ends it.
-            return False
+            if invents:
+                user.on_reply(data[pos:end])
+            return invents
         exchange.at += 1
         if step.server_key:
             user.on_prepared(step.server_key)
@@ -480,8 +519,10 @@ class BackendLink:
         if step.kind == STEP_DROP:
             if run < pos:
                 user.on_reply(data[run:pos])
-        elif (is_last and exchange.is_open) or (
-            not is_last and steps[exchange.at].kind == STEP_INVENT
+        elif (
+            invents
+            or (is_last and exchange.is_open)
+            or (not is_last and steps[exchange.at].kind == STEP_INVENT)
         ):
             user.on_reply(data[run:end])
         else:

@@ -5,7 +5,16 @@ How an exchange goes: errors undone, completions counted, and what the hooks are
 from typing import TYPE_CHECKING
 
 from proxy.protocol import backend, tags
-from proxy.session.exchange import END_SYNC, STEP_FAIL, Batch, Exchange
+from proxy.session import dispatch, namespace
+from proxy.session.exchange import (
+    END_SYNC,
+    STEP_DROP,
+    STEP_FAIL,
+    Batch,
+    Exchange,
+    Message,
+    Step,
+)
 from proxy.session.inspection import VERDICT_ANSWER, VERDICT_REFUSE, Inspection, Outcome
 from proxy.session.link import BackendLink
 from proxy.session.ports import Gate
@@ -34,14 +43,21 @@ def on_error(
         if sqlstate == "25006":
             exchange.is_read = False
         return b""
+    if is_stale(sqlstate, message):
+        forget_plans(exchange, link)
     reply = frame
+    batch = exchange.batches[-1]
+    failing: Message | None = None
     if steps is None:
-        if exchange.has_unnamed_parse and not exchange.saw_parse_complete:
-            session.intake.unnamed = None
-        link.unnamed = None
+        if exchange.replies < len(batch.messages):
+            failing = batch.messages[exchange.replies]
+            dispatch.restore_from(batch, exchange.replies + 1, session.intake)
+            session.intake.fail(failing)
     else:
+        link.advance(exchange)
         at = exchange.at
         is_call = False
+        is_own = False
         if at < len(steps):
             step = steps[at]
             failing = step.message
@@ -51,19 +67,17 @@ def on_error(
                     reply = step.data
                     sqlstate = failing.refusal.sqlstate
                     message = failing.refusal.message
-        last = len(steps) - 1
-        while last >= at:
-            step = steps[last]
-            if step.message is not None and step.kind != STEP_FAIL:
-                session.intake.restore(step.message)
-            if step.server_key:
-                link.undo_prepared(step.server_key)
-            last -= 1
+            is_own = step.kind == STEP_DROP and is_for_query(steps, at)
+            undo(session, link, steps, at)
         exchange.at = len(steps)
-        link.unnamed = None
-        if exchange.batches[-1].end != END_SYNC and not is_call:
-            # A Query behind the failed message is skipped too; only a Sync ends this.
+        if batch.end != END_SYNC and not is_call:
+            # A Query behind the failed message is skipped too; only a Sync ends this: the
+            # client's, or the proxy's own where it was the proxy who put a message before the Query.
             exchange.is_open = True
+            exchange.owes_sync = is_own
+    link.unnamed = None
+    if exchange.renames is not None:
+        reply = namespace.with_client_names(reply, exchange.renames)
     exchange.is_failed = True
     exchange.sqlstate = sqlstate
     exchange.error = message
@@ -73,6 +87,32 @@ def on_error(
     if exchange.running:
         note_failure(exchange, sqlstate, message)
     return reply
+
+
+def undo(session: "Relay", link: BackendLink, steps: list[Step], at: int) -> None:
+    """The message at step `at` has failed, and what stands behind it never ran."""
+    last = len(steps) - 1
+    while last >= at:
+        step = steps[last]
+        message = step.message
+        if message is not None and step.kind != STEP_FAIL:
+            if last == at:
+                session.intake.fail(message)
+            else:
+                session.intake.restore(message)
+        if step.server_key:
+            link.undo_prepared(step.server_key)
+        last -= 1
+
+
+def is_for_query(steps: list[Step], at: int) -> bool:
+    """Whether the step at `at` is a message that the proxy put before a Query."""
+    while at < len(steps) and steps[at].kind == STEP_DROP:
+        at += 1
+    if at >= len(steps):
+        return False
+    message = steps[at].message
+    return message is not None and message.tag == tags.QUERY
 
 
 def may_retry(exchange: Exchange) -> bool:
@@ -97,24 +137,19 @@ def may_retry_error(exchange: Exchange, sqlstate: str, message: str) -> bool:
         or len(exchange.batches) != 1
     ):
         return False
-    if sqlstate == "0A000":
-        # Rule 13: the plan was made before a DDL; the client's own connection would have none.
-        return "cached plan must not change result type" in message
-    if sqlstate == "26000":
-        # The server's own name for it is gone: some other client's SQL has deallocated it there.
-        return uses_prepared(exchange)
+    if is_stale(sqlstate, message):
+        return True
     # A statement taken for a read turns out to write: a standby cannot have done anything.
     return sqlstate == "25006" and exchange.is_read
 
 
-def uses_prepared(exchange: Exchange) -> bool:
-    """Whether the exchange uses a named statement, which the proxy knows to exist."""
-    for batch in exchange.batches:
-        for message in batch.messages:
-            prepared = message.prepared
-            if message.tag == tags.BIND and prepared is not None and prepared.is_named:
-                return True
-    return False
+def is_stale(sqlstate: str, message: str) -> bool:
+    """Whether a statement on the server connection is not what the proxy takes it for any more."""
+    if sqlstate == "0A000":
+        # Rule 13: the plan was made before a DDL; the client's own connection would have none.
+        return "cached plan must not change result type" in message
+    # The server's own name for it is gone: other SQL, e.g. in a function, has deallocated it there.
+    return sqlstate == "26000" and "headgate_" in message
 
 
 def forget_plans(exchange: Exchange, link: BackendLink) -> None:

@@ -12,7 +12,7 @@ from proxy.errors import Refusal
 from proxy.observe.counters import Counters
 from proxy.protocol import tags
 from proxy.routing.route import WRITE, Route
-from proxy.session import dispatch, outcome
+from proxy.session import outcome
 from proxy.session.context import ClientContext
 from proxy.session.exchange import Exchange
 from proxy.session.inspection import Inspection
@@ -25,7 +25,6 @@ from proxy.session.tuning import (
     SessionTuning,
     Welcomes,
 )
-from proxy.sql.statement import StatementFacts
 
 STARTING: Final = 0
 IDLE: Final = 1
@@ -71,8 +70,8 @@ class Relay(LinkUser):
         "_is_full",
         "_is_pumping",
         "_judged",
+        "_may_copy",
         "_route",
-        "_sql_prepared",
         "_tuning",
         "_welcomes",
         "client",
@@ -81,6 +80,7 @@ class Relay(LinkUser):
         "intake",
         "is_client_slow",
         "is_draining",
+        "is_server_slow",
         "key",
         "link",
         "phase",
@@ -128,6 +128,7 @@ class Relay(LinkUser):
         self.skips_to_sync = False
         self.is_draining = False
         self.is_client_slow = False  # its socket's buffer is full
+        self.is_server_slow = False  # the socket's buffer towards its server is full
         self.queries = 0
         self.received_bytes = 0
         self.sent_bytes = 0
@@ -139,7 +140,7 @@ class Relay(LinkUser):
         self._judged: list[Inspection] = []
         self._index = 0
         self._route: Route = WRITE
-        self._sql_prepared: dict[str, StatementFacts] = {}
+        self._may_copy = False  # a portal of this transaction may be a COPY FROM STDIN
 
     # -- what the parts above add
 
@@ -215,17 +216,19 @@ class Relay(LinkUser):
                 self.client.fragment = b""
 
     def on_copy_in(self, link: BackendLink) -> None:
-        """The server waits for CopyData; a Sync already sent counts for nothing."""
+        """The server waits for CopyData; the Sync behind its Execute counts for nothing."""
         exchange = self.exchange
-        if exchange is None:
-            return
-        if dispatch.ends_in_execute(exchange.batches[-1]):
-            exchange.is_open = True
-        self.pump()
+        if exchange is not None:
+            exchange.owes_sync = False
+            self.pump()
 
     def on_copy_failed(self) -> None:
         """What the client still sends for the COPY goes nowhere (rule 24)."""
-        self.intake.abandon_copy()
+        missing = self.intake.abandon_copy()
+        if missing > 0 and self.link is not None:
+            # SAFETY: the server waits for the rest of a message, and would take for it whatever is
+            # sent next, the next client's statements too.
+            self.link.pad(missing)
 
     def note_error(self, sqlstate: str) -> None:
         """The client was sent an error of the server's, or of a plugin's in its place."""

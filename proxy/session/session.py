@@ -63,7 +63,10 @@ class Session(Conversation):
             return
         refusal.severity = "FATAL"
         self._counters.refused(refusal.sqlstate)
-        self.wire.write(backend.error_response(refusal))
+        link = self.link
+        if link is None or not link.is_mid_message():
+            # Behind half a row the client would take it for the other half.
+            self.wire.write(backend.error_response(refusal))
         self.wire.close()
         self.on_frontend_lost()
 
@@ -120,13 +123,20 @@ class Session(Conversation):
             self._is_full = True
             self.wire.pause_reading()
 
+    def _unhold(self) -> None:
+        if self._is_full:
+            self._is_full = False
+            if not self.is_server_slow:
+                self.wire.resume_reading()
+
     def pump(self) -> None:
         """Work on what was received until something must be waited for."""
         if self._is_pumping:
             return
         self._is_pumping = True
+        needs_more = False
         try:
-            self._work()
+            needs_more = self._work()
         except ProtocolViolation as violation:
             self._counters.count("protocol_violation")
             self.fatal(Refusal(violation.sqlstate, violation.message))
@@ -137,40 +147,33 @@ class Session(Conversation):
             self.wire.close()
             self.on_frontend_lost()
             return
-        pending = self.intake.pending_bytes()
-        if self._is_full:
-            if pending < READ_AHEAD_BYTES // 2 or self._wants_more():
-                self._is_full = False
-                self.wire.resume_reading()
-        elif pending > READ_AHEAD_BYTES and not self._wants_more():
+        if needs_more:
+            # Whatever is there already, the client's next bytes are what is waited for.
+            self._unhold()
+        elif self.intake.pending_bytes() > READ_AHEAD_BYTES:
             self._hold()
+        elif self._is_full and self.intake.pending_bytes() < READ_AHEAD_BYTES // 2:
+            self._unhold()
 
-    def _wants_more(self) -> bool:
-        """Whether everything that is complete was worked on: only more bytes help a long message."""
-        if self.phase == IDLE:
-            return not self.is_client_slow
-        exchange = self.exchange
-        if self.phase != BUSY or exchange is None:
-            return False
-        return exchange.copy_in or (exchange.is_open and not self.intake.hold_copy)
-
-    def _work(self) -> None:
+    def _work(self) -> bool:
+        """Go on as far as it goes; whether more bytes of the client's are what is missing."""
         while True:
             intake = self.intake
             if self.phase == IDLE:
-                if self.is_client_slow or not intake.drop_passing():
-                    return
+                if self.is_client_slow:
+                    return False
+                if not intake.drop_passing():
+                    return True
                 if self.skips_to_sync:
                     if not intake.skip_to_sync():
-                        return
+                        return True
                     self.skips_to_sync = False
                     self._reply(backend.ready_for_query(self.status))
                     continue
-                exchange = self.exchange
-                intake.hold_copy = False
                 batch = intake.next_batch()
                 if batch is None:
-                    return
+                    return True
+                exchange = self.exchange
                 if exchange is None:
                     exchange = Exchange(self._clock.now_us())
                     exchange.in_transaction = self.status != tags.STATUS_IDLE
@@ -181,27 +184,40 @@ class Session(Conversation):
                 exchange = self.exchange
                 link = self.link
                 if exchange is None or link is None:
-                    return
+                    return False
                 if exchange.copy_in:
                     if not self._copy(exchange, link):
-                        return
+                        return True
                     continue
-                if not exchange.is_open or not intake.drop_passing():
-                    return
+                if not exchange.is_open:
+                    return False
+                if not intake.drop_passing():
+                    return True
                 if exchange.is_failed:
-                    if not intake.skip_to_sync():
-                        return
-                    exchange.is_open = False
-                    link.send(frontend.SYNC)
-                    return
+                    if not exchange.owes_sync and not intake.skip_to_sync():
+                        return True
+                    self._close_group(exchange, link)
+                    return False
                 steps = exchange.steps
-                intake.hold_copy = steps is not None and exchange.at < len(steps)
+                if steps is not None and exchange.at < len(steps):
+                    if exchange.owes_sync or self._may_copy:
+                        # A Sync is dropped by the server if one of the replies is CopyInResponse.
+                        return False
+                elif exchange.owes_sync:
+                    self._close_group(exchange, link)
+                    return False
                 batch = intake.next_batch()
                 if batch is None:
-                    return
+                    return True
                 self._admit(exchange, batch)
             else:
-                return
+                return False
+
+    def _close_group(self, exchange: Exchange, link: BackendLink) -> None:
+        """Send the Sync that ends an open exchange."""
+        exchange.owes_sync = False
+        exchange.is_open = False
+        link.send(frontend.SYNC)
 
     def _copy(self, exchange: Exchange, link: BackendLink) -> bool:
         """Pass on what the client sends for a COPY IN; False when there is no more for now."""
@@ -263,9 +279,11 @@ class Session(Conversation):
 
     def on_backend_full(self) -> None:
         """The server takes the client's data too slowly: stop reading the client."""
+        self.is_server_slow = True
         self.wire.pause_reading()
 
     def on_backend_drained(self) -> None:
         """The server has caught up."""
+        self.is_server_slow = False
         if not self._is_full:
             self.wire.resume_reading()

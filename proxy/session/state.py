@@ -38,8 +38,7 @@ PROBE: Final = (
     b" AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())"
     b" UNION ALL SELECT 'p', 'LISTEN', ''"
     b" WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels())"
-    b" UNION ALL SELECT 'p', 'PREPARE', '' WHERE EXISTS"
-    b" (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql)"
+    b" UNION ALL SELECT 'q', name, statement FROM pg_catalog.pg_prepared_statements WHERE from_sql"
 )
 
 
@@ -185,16 +184,17 @@ class SettingsQuery(InternalQuery):
 class ProbeQuery(InternalQuery):
     """Ask a link what its session has left behind."""
 
-    __slots__ = ("_failed", "_found", "_pins", "_session")
+    __slots__ = ("_failed", "_found", "_pins", "_prepared", "_session")
 
     def __init__(self, session: "Conversation") -> None:
         self._session = session
         self._found: dict[str, bytes] = {}
         self._pins: list[str] = []
+        self._prepared: dict[bytes, bytes] = {}
         self._failed = False
 
     def on_row(self, values: list[bytes | None]) -> None:
-        """One setting ('s', name, value) or one reason to pin ('p', reason, '')."""
+        """One setting ('s', name, value), PREPARE ('q', name, text) or reason to pin ('p', it, '')."""
         if len(values) != 3:
             self._failed = True
             return
@@ -205,6 +205,8 @@ class ProbeQuery(InternalQuery):
             return
         if kind == b"s":
             self._found[name.decode("utf-8", "replace").lower()] = value
+        elif kind == b"q":
+            self._prepared[name] = value
         else:
             self._pins.append(name.decode("utf-8", "replace"))
 
@@ -217,4 +219,6 @@ class ProbeQuery(InternalQuery):
         if not self._failed:
             link.applied = self._found
             link.applied_key = settings_key(self._found)
-        self._session.on_probed(link, self._found, self._pins, self._failed)
+        if self._prepared:
+            self._pins.append("PREPARE")
+        self._session.on_probed(link, self._found, self._pins, self._prepared, self._failed)

@@ -1,0 +1,368 @@
+"""
+Statement names in SQL: PREPARE, EXECUTE and DEALLOCATE share them with the protocol (rule 11).
+
+A client's protocol-level statement has another name on each server connection. Where SQL uses
+the client's name, the text is sent with the server's instead, so that the server itself runs,
+deallocates or refuses, in its turn and with its own errors; a name in an error is put back. What a
+command really did is known from the count of completed commands (`Effect`).
+
+SQL-level statements (PREPARE) stand on one connection under the client's own name; it is pinned
+while there are any, and messages of the protocol reach them unchanged.
+"""
+
+from typing import TYPE_CHECKING, Final, final
+
+from proxy.errors import Refusal
+from proxy.session.exchange import Exchange, Prepared
+from proxy.session.ports import Classifier
+from proxy.sql.statement import (
+    PREPARED_DEALLOCATE,
+    PREPARED_DISCARD_ALL,
+    PREPARED_EXECUTE,
+    PREPARED_NONE,
+    PREPARED_PREPARE,
+    StatementFacts,
+    TextFacts,
+)
+
+if TYPE_CHECKING:
+    from proxy.session.intake import Intake
+    from proxy.session.link import BackendLink
+
+SERVER_NAMES: Final = b"headgate_"
+"""How the names begin that statements have on a server connection; no client may use one."""
+
+_KEYWORDS: Final = {
+    PREPARED_PREPARE: b"prepare",
+    PREPARED_EXECUTE: b"execute",
+    PREPARED_DEALLOCATE: b"deallocate",
+}
+_MAX_NAME_BYTES: Final = 63  # NAMEDATALEN - 1: what the server's scanner keeps of a name
+
+_SPACE: Final = b" \t\n\r\f\v"
+_QUOTE: Final = 39
+_DOUBLE_QUOTE: Final = 34
+_DOLLAR: Final = 36
+_BACKSLASH: Final = 92
+
+
+@final
+class Effect:
+    """
+    What a command does to the names, once the `ordinal`-th command of its exchange is complete.
+
+    kind      PREPARED_PREPARE, PREPARED_DEALLOCATE or PREPARED_DISCARD_ALL
+    name      the client's; b"" = all
+    prepared  PREPARE: the statement that there is then
+    """
+
+    __slots__ = ("kind", "name", "ordinal", "prepared")
+
+    def __init__(self, ordinal: int, kind: int, name: bytes, prepared: Prepared | None) -> None:
+        self.ordinal = ordinal
+        self.kind = kind
+        self.name = name
+        self.prepared = prepared
+
+
+@final
+class Use:
+    """A protocol-level statement that a text uses: which, and where its name stands."""
+
+    __slots__ = ("end", "name", "prepared", "start")
+
+    def __init__(self, name: bytes, prepared: Prepared, start: int, end: int) -> None:
+        self.name = name
+        self.prepared = prepared
+        self.start = start
+        self.end = end
+
+
+def refusal_of(facts: TextFacts) -> Refusal | None:
+    """Why a text is refused for the names in it: those of the proxy's own belong to no client."""
+    for statement in facts.statements:
+        if statement.prepared == PREPARED_NONE or not statement.prepared_name:
+            continue
+        if statement.prepared_name.startswith("headgate_"):
+            if statement.prepared == PREPARED_PREPARE:
+                return Refusal(
+                    "42939",
+                    f'prepared statement name "{statement.prepared_name}" is reserved',
+                    hint='Names that begin with "headgate_" are those of the proxy.',
+                )
+            return Refusal(
+                "26000", f'prepared statement "{statement.prepared_name}" does not exist'
+            )
+    return None
+
+
+def runs_prepared(facts: TextFacts) -> bool:
+    """Whether a text is a command on prepared statements."""
+    for statement in facts.statements:
+        if statement.prepared != PREPARED_NONE:
+            return True
+    return False
+
+
+def foreign(original: StatementFacts, sql: bytes) -> Prepared:
+    """A statement that SQL PREPARE made: `original` as the client sent it, `sql` as it ran."""
+    prepared = Prepared(original.text, TextFacts((original,)), b"", b"", False)
+    prepared.sql = sql
+    prepared.is_raw = True
+    prepared.is_foreign = True
+    prepared.is_special = True
+    return prepared
+
+
+# -- what a name stands for
+
+
+def candidates(
+    name: str, intake: "Intake", exchange: Exchange, here: list[StatementFacts]
+) -> list[Prepared]:
+    """
+    Every statement that EXECUTE of this name may run; most probable last.
+
+    What came before in the same exchange may have run or not: all of it counts.
+    """
+    found: list[Prepared] = []
+    key = name.encode("utf-8", "surrogateescape")
+    known = intake.statements.get(key)
+    if known is None:
+        known = intake.foreign.get(key)
+    if known is not None:
+        found.append(known)
+    if exchange.effects is not None:
+        for effect in exchange.effects:
+            if effect.prepared is not None and effect.name == key:
+                found.append(effect.prepared)
+    for statement in here:
+        if statement.prepared_name == name:
+            found.append(foreign(statement, statement.text))
+    return found
+
+
+# -- what a command does
+
+
+def note_effects(
+    exchange: Exchange,
+    facts: TextFacts,
+    originals: tuple[StatementFacts, ...] | None,
+    first: int,
+) -> None:
+    """
+    Note what a text does to the names, its first command being the `first` of the exchange.
+
+    originals  its statements as the client sent them, where plugins may have changed them
+    """
+    for index in range(len(facts.statements)):
+        statement = facts.statements[index]
+        kind = statement.prepared
+        if kind != PREPARED_NONE and kind != PREPARED_EXECUTE:
+            prepared: Prepared | None = None
+            if kind == PREPARED_PREPARE:
+                original = statement
+                if originals is not None and len(originals) == len(facts.statements):
+                    original = originals[index]
+                prepared = foreign(original, statement.text)
+            name = statement.prepared_name.encode("utf-8", "surrogateescape")
+            if exchange.effects is None:
+                exchange.effects = []
+            exchange.effects.append(Effect(first + index, kind, name, prepared))
+
+
+def apply_effects(exchange: Exchange, intake: "Intake", link: "BackendLink") -> None:
+    """The exchange is over: what its commands really did to the names."""
+    effects = exchange.effects
+    exchange.effects = None
+    if effects is None:
+        return
+    for effect in effects:
+        if effect.ordinal >= exchange.commands:
+            continue
+        if effect.prepared is not None:
+            intake.foreign[effect.name] = effect.prepared
+        elif effect.kind == PREPARED_DISCARD_ALL or not effect.name:
+            intake.statements.clear()
+            intake.foreign.clear()
+            link.prepared.clear()
+            link.garbage.clear()
+        elif intake.foreign.pop(effect.name, None) is None:
+            gone = intake.statements.pop(effect.name, None)
+            if gone is not None:
+                link.prepared.pop(gone.key, None)
+
+
+def learn(intake: "Intake", found: dict[bytes, bytes], classifier: Classifier) -> None:
+    """Take what the server says of SQL-level statements: names, and the texts they came in."""
+    for name in list(intake.foreign):
+        if name not in found:
+            del intake.foreign[name]
+    for name in found:
+        if name in intake.foreign:
+            continue
+        # Made where nobody saw it, e.g. in a function.
+        facts = classifier.exact(found[name])
+        for statement in facts.statements:
+            if statement.prepared == PREPARED_PREPARE:
+                if statement.prepared_name.encode("utf-8", "surrogateescape") == name:
+                    intake.foreign[name] = foreign(statement, statement.text)
+        if name not in intake.foreign:
+            for statement in classifier.unknown(found[name]).statements:
+                intake.foreign[name] = foreign(statement, statement.text)
+
+
+# -- names in a text
+
+
+def uses_of(
+    text: bytes, facts: TextFacts, intake: "Intake", overrides: dict[bytes, Prepared] | None
+) -> list[Use]:
+    """The protocol-level statements that a text names, in order."""
+    found: list[Use] = []
+    at = 0
+    for statement in facts.statements:
+        kind = statement.prepared
+        base = text.find(statement.text, at)
+        if base < 0:
+            break
+        at = base + len(statement.text)
+        if kind == PREPARED_NONE or kind == PREPARED_DISCARD_ALL or not statement.prepared_name:
+            continue
+        name = statement.prepared_name.encode("utf-8", "surrogateescape")
+        prepared = intake.statements.get(name)
+        if prepared is None:
+            continue
+        if overrides is not None and kind == PREPARED_EXECUTE:
+            prepared = overrides.get(name, prepared)
+        start, end = find_name(statement.text, _KEYWORDS[kind], name)
+        if end > 0:
+            found.append(Use(name, prepared, base + start, base + end))
+    return found
+
+
+def renamed(text: bytes, uses: list[Use], names: list[bytes]) -> bytes:
+    """The text with each used name replaced by the server's."""
+    pieces: list[bytes] = []
+    at = 0
+    for index in range(len(uses)):
+        use = uses[index]
+        pieces.append(text[at : use.start])
+        pieces.append(names[index])
+        at = use.end
+    pieces.append(text[at:])
+    return b"".join(pieces)
+
+
+def with_client_names(reply: bytes, renames: dict[bytes, bytes]) -> bytes:
+    """An ErrorResponse (a frame) that speaks of the client's names again."""
+    body = reply[5:]
+    for name in renames:
+        body = body.replace(b'"' + name + b'"', b'"' + renames[name] + b'"')
+    return reply[0:1] + (len(body) + 4).to_bytes(4, "big") + body
+
+
+def find_name(text: bytes, keyword: bytes, name: bytes) -> tuple[int, int]:
+    """Where `name` stands behind `keyword` in one statement; (0, 0) when it is not found."""
+    pos = 0
+    behind = False
+    while True:
+        start, pos = _next_token(text, pos)
+        if start >= pos:
+            return 0, 0
+        token = text[start:pos]
+        first = token[0]
+        is_word = _is_word_start(first)
+        if behind and (is_word or first == _DOUBLE_QUOTE):
+            if _fold(token) == name:
+                return start, pos
+            if keyword == b"deallocate" and token.lower() == b"prepare":
+                continue
+        behind = is_word and token.lower() == keyword
+
+
+def _fold(token: bytes) -> bytes:
+    """An identifier as the server understands it."""
+    if token[0] == _DOUBLE_QUOTE:
+        return token[1:-1].replace(b'""', b'"')[:_MAX_NAME_BYTES]
+    return token.lower()[:_MAX_NAME_BYTES]
+
+
+def _is_word_start(byte: int) -> bool:
+    return 97 <= byte <= 122 or 65 <= byte <= 90 or byte == 95 or byte >= 128
+
+
+def _next_token(text: bytes, pos: int) -> tuple[int, int]:
+    """Bounds of the next token from `pos` on, without space and comments; empty at the end."""
+    size = len(text)
+    while pos < size:
+        byte = text[pos]
+        if byte in _SPACE:
+            pos += 1
+        elif text[pos : pos + 2] == b"--":
+            end = text.find(b"\n", pos)
+            pos = size if end < 0 else end + 1
+        elif text[pos : pos + 2] == b"/*":
+            pos = _comment_end(text, pos)
+        else:
+            break
+    if pos >= size:
+        return size, size
+    byte = text[pos]
+    end = pos + 1
+    if _is_word_start(byte):
+        while end < size and (
+            _is_word_start(text[end]) or 48 <= text[end] <= 57 or text[end] == _DOLLAR
+        ):
+            end += 1
+        if end < size and text[end] == _QUOTE and end - pos == 1 and byte in b"eE":
+            return pos, _string_end(text, end, True)
+    elif byte == _QUOTE or byte == _DOUBLE_QUOTE:
+        end = _string_end(text, pos, False)
+    elif byte == _DOLLAR:
+        mark_end = text.find(b"$", pos + 1)
+        if mark_end > 0 and not text[pos + 1 : pos + 2].isdigit():
+            mark = text[pos : mark_end + 1]
+            if mark[1:-1].replace(b"_", b"").isalnum() or mark == b"$$":
+                close = text.find(mark, mark_end + 1)
+                end = size if close < 0 else close + len(mark)
+    return pos, end
+
+
+def _comment_end(text: bytes, pos: int) -> int:
+    """End of the comment that begins at `pos`; they nest."""
+    depth = 0
+    size = len(text)
+    while pos < size:
+        two = text[pos : pos + 2]
+        if two == b"/*":
+            depth += 1
+            pos += 2
+        elif two == b"*/":
+            depth -= 1
+            pos += 2
+            if depth == 0:
+                return pos
+        else:
+            pos += 1
+    return size
+
+
+def _string_end(text: bytes, pos: int, has_escapes: bool) -> int:
+    """End of the string or quoted identifier whose quote stands at `pos`."""
+    quote = text[pos]
+    size = len(text)
+    pos += 1
+    while pos < size:
+        byte = text[pos]
+        if byte == _BACKSLASH and has_escapes:
+            pos += 2
+        elif byte == quote:
+            if pos + 1 < size and text[pos + 1] == quote:
+                pos += 2
+            else:
+                return pos + 1
+        else:
+            pos += 1
+    return size
