@@ -74,7 +74,7 @@ def statement_families(worker: "Worker") -> Families:
     duration.add_histogram(counters.query_us)
     blocked = Family("headgate_blocked", COUNTER, "Statements that plugins blocked.")
     blocked.add(counters.blocked)
-    errors = Family("headgate_errors", COUNTER, "errors that clients were sent, by the proxy or by a server, by SQLSTATE.")
+    errors = Family("headgate_errors", COUNTER, "Errors that clients were sent, by SQLSTATE.")
     for sqlstate, count in sorted(counters.sqlstates.items()):
         errors.add(count, sqlstate=sqlstate)
     routed = Family("headgate_routed", COUNTER, "Server connections given out, by kind of node.")

@@ -154,7 +154,7 @@ class Nodes:
 
     def has_checked_all(self) -> bool:
         """Every node has been asked at least once."""
-        for node in self.by_name.values():  # noqa: SIM110  (a generator is slower when compiled)
+        for node in self.by_name.values():
             if not node.is_checked:
                 return False
         return True

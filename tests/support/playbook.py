@@ -70,9 +70,7 @@ class FakeBroker(Broker):
         self.cancelled: list[BackendLink] = []
         self.demoted_links: list[BackendLink] = []
 
-    def acquire(
-        self, waiter: Waiter, database: str, user: str, route: Route
-    ) -> BackendLink | None:
+    def acquire(self, waiter: Waiter, database: str, user: str, route: Route) -> BackendLink | None:
         self.routes.append(route)
         if self.free:
             return self.free.pop()
