@@ -16,6 +16,7 @@ import structlog
 
 from proxy.admin import views
 from proxy.admin.problems import AdminProblem
+from proxy.admin.standing import StandingOrders
 from proxy.errors import HeadgateError, PluginFailed
 from proxy.hooks.login import PluginCalls
 from proxy.hooks.points import CUSTOM_HOOK
@@ -45,6 +46,7 @@ class Commands:
 
     def __init__(self, worker: "Worker") -> None:
         self._worker = worker
+        self.standing = StandingOrders()
         self.calls = PluginCalls(worker.pipeline, monotonic_s)
         self._table: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             "metrics": self._metrics,
@@ -57,6 +59,7 @@ class Commands:
             "plugins": self._rows(views.plugins),
             "events": self._rows(views.events),
             "config": self._config,
+            "standing": self._standing,
             "reload": self._reload,
             "pause": self._pause,
             "resume": self._resume,
@@ -79,7 +82,7 @@ class Commands:
         if command is None:
             return failure(AdminProblem(400, f"no command {request.get('do')!r}"))
         try:
-            return await command(request)
+            answer = await command(request)
         except AdminProblem as problem:
             return failure(problem)
         except KeyError:
@@ -92,6 +95,8 @@ class Commands:
             )  # fmt: skip
         except HeadgateError as error:
             return failure(AdminProblem(409, str(error)))
+        self.standing.note(request)
+        return answer
 
     # -- looking
 
@@ -113,6 +118,10 @@ class Commands:
 
     async def _config(self, request: Request) -> Answer:
         return {"config": views.config(self._worker)}
+
+    async def _standing(self, request: Request) -> Answer:
+        """What a worker that takes another's place has to be told."""
+        return {"rows": self.standing.all()}
 
     async def _plugin(self, request: Request) -> Answer:
         return {"plugin": views.plugin(self._worker, str(request["name"]))}

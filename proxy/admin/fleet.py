@@ -69,6 +69,14 @@ class Fleet:
                     answers.append(answer)
         return answers
 
+    async def catch_up(self) -> None:
+        """Carry out what operators ordered before this worker took another one's place."""
+        answers = await self.ask({"do": "standing"})
+        for order in next((answer["rows"] for answer in answers[1:] if "rows" in answer), []):
+            answer = await self.commands.run(order)
+            if "error" in answer:
+                _log.error("a standing order was not carried out", order=order, **answer["error"])
+
     async def metrics(self) -> Families:
         """The metrics of all workers, merged."""
         snapshots = []

@@ -266,6 +266,8 @@ class Worker:
                 self.place.order.directory, self.index, self.cancels, fleet.handle
             )
             await self._control.start()
+            if self.place.order.incarnation:
+                await fleet.catch_up()
             # Last: its clients have waited for a worker that is complete.
             listener.start(self.place.sockets)
         self.is_ready = True

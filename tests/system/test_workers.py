@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,10 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def is_gone(pid: int) -> bool:
+    return not is_alive(pid)
 
 
 def client_of_each(proxy: RunningProxy, opened: list[Client], **more: Any) -> dict[int, Client]:
@@ -305,6 +310,21 @@ def test_a_new_worker_has_the_settings_of_the_others(
     assert len(client_of_each(running, opened)) == WORKERS
     running.config = good
     running.write_config()
+
+
+def test_a_new_worker_keeps_what_operators_ordered(
+    proxy: ProxyFactory, opened: list[Client]
+) -> None:
+    running = proxy(workers=WORKERS, examples=("no-drop",))
+    assert running.api("POST", "/api/plugins/no-drop/disable", {})[0] < 300
+    for worker in range(WORKERS):
+        pid = worker_pids(running)[worker]
+        os.kill(pid, signal.SIGKILL)
+        wait_until(partial(is_gone, pid))
+        wait_until(lambda: running.metrics().value("headgate_ready") == WORKERS)
+    for client in client_of_each(running, opened).values():
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            client.execute("DROP TABLE is_not_there")
 
 
 def test_nothing_is_left_when_the_parent_is_killed(
