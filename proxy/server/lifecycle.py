@@ -8,10 +8,11 @@ is one process; with several, `server.workers` is the parent's part and `server.
 import asyncio
 import gc
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import uvloop
@@ -27,6 +28,9 @@ from proxy.settings.users import read_users
 if TYPE_CHECKING:
     from proxy.server.worker import Worker
 
+SPARE_DESCRIPTORS: Final = 500
+"""For server connections, plugins and files, beside one descriptor for each client."""
+
 _log = structlog.get_logger("headgate")
 
 
@@ -37,11 +41,29 @@ def serve(settings: Settings, config_path: Path, workers: int) -> int:
     Raises SettingsError for what shows only when it is used, such as an address that is taken.
     """
     configure_logging(settings.log)
+    raise_descriptor_limit(settings)
     if workers > 1:
         from proxy.server.workers import supervise
 
         return supervise(settings, config_path, workers)
     return uvloop.run(run_alone(settings, config_path))
+
+
+def raise_descriptor_limit(settings: Settings) -> None:
+    """Take all the descriptors that this user may have; the usual 1,024 are a thousand clients."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            hard = soft
+    needed = settings.pool.max_client_connections + SPARE_DESCRIPTORS
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        _log.warning(
+            "fewer descriptors than clients: raise the limit (ulimit -Hn, LimitNOFILE=)",
+            limit=hard,
+            needed=needed,
+        )
 
 
 def tune_collector() -> None:
