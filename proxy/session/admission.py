@@ -78,7 +78,7 @@ def inspect_batch(
         if tag == tags.QUERY:
             text = batch.data[message.start + 5 : message.end - 1]
             known = batch.facts
-            if not intake.is_unsafe and known is not None and len(known.statements) == 1:
+            if not batch.is_raw and known is not None and len(known.statements) == 1:
                 statement = known.statements[0]
                 if statement.prepared == PREPARED_NONE:
                     inspection = Inspection(statement, client, False, PHASE_STATEMENT, inside, None)
@@ -88,7 +88,7 @@ def inspect_batch(
                     exchange.running.append(inspection)
                     message.inspection = inspection
                     continue
-            facts = classifier.unknown(text) if intake.is_unsafe else classifier.exact(text)
+            facts = classifier.unknown(text) if batch.is_raw else classifier.exact(text)
             batch.facts = facts
             batch.judged = facts.statements
             for statement in facts.statements:

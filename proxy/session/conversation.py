@@ -20,6 +20,7 @@ from proxy.session.ending import Cleanup, SwallowSync
 from proxy.session.exchange import END_CUT, END_FLUSH, END_QUERY, Batch, Exchange, Message
 from proxy.session.inspection import VERDICT_REFUSE, Inspection
 from proxy.session.link import BackendLink
+from proxy.session.probe import ProbeQuery
 from proxy.session.relay import (
     APPLYING,
     BUSY,
@@ -32,12 +33,21 @@ from proxy.session.relay import (
     WAITING,
     Relay,
 )
-from proxy.session.state import PROBE, ProbeQuery, SettingsQuery, apply_sql
+from proxy.session.state import NO_SETTINGS, SettingsQuery, apply_sql, resets_sql
 from proxy.session.tuning import (
     POOL_SESSION,
     POOL_STATEMENT,
 )
 from proxy.sql.statement import TextFacts
+
+
+def _misread(link: BackendLink) -> Refusal:
+    return Refusal(
+        "58000",
+        f'node "{link.node}" reads SQL texts in another way than the nodes before it',
+        detail="standard_conforming_strings or client_encoding have another default there.",
+        hint="Give all nodes the same defaults; this session's texts are judged anew from now on.",
+    )
 
 
 class Conversation(Relay):
@@ -89,7 +99,7 @@ class Conversation(Relay):
             admission.refuse_untranslatable(self._judged)
         if batch.end != END_QUERY or len(batch.messages) > 1 or admission.is_decided(self._judged):
             admission.apply_verdicts(
-                batch, exchange, self._judged, self._classifier, self.state.planning()
+                batch, exchange, self._judged, self._classifier, self.intake.planning
             )
         self._index = 0
         self._place(exchange, batch)
@@ -134,11 +144,16 @@ class Conversation(Relay):
                 self._route = WRITE
                 self._acquire(exchange, batch)
                 return
-        self._give(exchange, link)
+        self._keep(exchange, link)
 
     def _weigh(self, exchange: Exchange, batch: Batch) -> bool:
         """Whether a standby may serve the batch; notes what it may leave behind."""
-        reads = not exchange.in_transaction and self._tuning.mode != POOL_SESSION
+        state = self.state
+        reads = (
+            not exchange.in_transaction
+            and self._tuning.mode != POOL_SESSION
+            and not state.is_serializable
+        )
         for message in batch.messages:
             tag = message.tag
             facts: TextFacts | None = None
@@ -153,9 +168,12 @@ class Conversation(Relay):
                 facts = prepared.sql_facts
                 if tag == tags.BIND and exchange.is_open:
                     reads = False
+                if prepared.is_foreign:
+                    state.is_opaque = True
             elif tag == tags.FUNCTION_CALL:
                 reads = False
                 exchange.leaves_state = True
+                state.is_opaque = True
                 continue
             elif tag == tags.EXECUTE:
                 if exchange.is_open:
@@ -167,8 +185,10 @@ class Conversation(Relay):
                 continue
             if facts is None:
                 continue
-            if self.state.pins and not exchange.may_unpin:
+            if state.pins and not exchange.may_unpin:
                 exchange.may_unpin = admission.may_unpin(facts)
+            if facts.has_effects and (tag == tags.QUERY or tag == tags.BIND):
+                state.note(facts)
             if not facts.is_plain:
                 if tag != tags.PARSE and facts.leaves_state:
                     exchange.leaves_state = True
@@ -195,7 +215,7 @@ class Conversation(Relay):
                 prepared.sql_facts = self._classifier.exact(prepared.sql)
                 facts = prepared.sql_facts
             originals = prepared.facts.statements
-        elif not self.intake.is_unsafe:
+        elif not batch.is_raw:
             frame = message.replacement or batch.data[message.start : message.end]
             facts = self._classifier.exact(frame[5:-1])
             batch.facts = facts
@@ -261,10 +281,7 @@ class Conversation(Relay):
         if self.phase == STARTING:
             self.link = link
             link.user_session = self
-            sql = apply_sql(self.state.desired, link)
-            if sql:
-                link.run_internal(sql, SettingsQuery(self, self.state.desired, self.state.key))
-            else:
+            if not self._apply(link):
                 self.on_settings_applied(link, None)
             return
         exchange = self.exchange
@@ -287,14 +304,41 @@ class Conversation(Relay):
         """A connection of one's own: make the client's settings on it, then send."""
         self.link = link
         link.user_session = self
-        if link.applied_key != self.state.key and link.status == tags.STATUS_IDLE:
-            sql = apply_sql(self.state.desired, link)
-            if sql:
-                self.phase = APPLYING
-                link.run_internal(sql, SettingsQuery(self, self.state.desired, self.state.key))
-                return
-            link.applied_key = self.state.key
+        if (link.applied_key != self.state.key or link.is_opaque) and self._apply(link):
+            self.phase = APPLYING
+            return
         self._give(exchange, link)
+
+    def _keep(self, exchange: Exchange, link: BackendLink) -> None:
+        """Go on with the connection of one's own; what was reset is as at the client's start."""
+        state = self.state
+        if not exchange.sent and link.status != tags.STATUS_FAILED:
+            if state.due:
+                self.phase = APPLYING
+                sql = resets_sql(state.due)
+                state.due = NO_SETTINGS
+                link.run_internal(sql, SettingsQuery(self, None, b""))
+                return
+            if (
+                link.status == tags.STATUS_IDLE
+                and self._tuning.mode != POOL_SESSION
+                and link.applied_key != state.key
+                and self._apply(link)
+            ):
+                self.phase = APPLYING
+                return
+        self._give(exchange, link)
+
+    def _apply(self, link: BackendLink) -> bool:
+        """Begin to make the client's settings on a link; False: there is nothing to do."""
+        state = self.state
+        is_foreign = link.is_opaque and link.opaque_for != self.number
+        sql = apply_sql(state.desired, link, is_foreign)
+        if not sql:
+            link.applied_key = state.key
+            return False
+        link.run_internal(sql, SettingsQuery(self, state.desired, state.key, is_foreign))
+        return True
 
     def on_settings_applied(self, link: BackendLink, failed: dict[str, str] | None) -> None:
         """The client's settings are made on the link, or the server refuses one of them."""
@@ -304,6 +348,9 @@ class Conversation(Relay):
             refusal = Refusal(
                 backend.sqlstate_of(failed), backend.message_of(failed), failed.get("D", "")
             )
+            if link.status != tags.STATUS_IDLE or self.state.pins:
+                self.fatal(refusal)
+                return
             self.link = None
             link.user_session = None
             Cleanup(self._broker, True).run(link)
@@ -331,11 +378,18 @@ class Conversation(Relay):
         exchange.node = link.node
         exchange.sent = True
         if link.reported_id != self.state.known_id:
+            was_unsafe = self.intake.is_unsafe
             for name, value in self.state.differences(link):
                 self._note_parameter(name, value)
                 self.wire.write(backend.parameter_status(name, value))
+            if self.intake.is_unsafe and self._judged and not was_unsafe:
+                self._refuse_misread(link)
+                return
         if exchange.leaves_state:
             link.is_touched = True
+            if self.state.is_opaque:
+                link.is_opaque = True
+                link.opaque_for = self.number
         if self.is_client_slow:
             link.wire.pause_reading()
         if self._gate.captures and exchange.capture is None and outcome.is_wanted(exchange):
@@ -356,6 +410,17 @@ class Conversation(Relay):
         link.send(data)
         if exchange.steps is not None and not dispatch.can_wait(exchange):
             link.advance(exchange)
+
+    def _refuse_misread(self, link: BackendLink) -> None:
+        """The texts were judged as this server will not read them: nothing of them may run."""
+        if self.status != tags.STATUS_IDLE:
+            self.fatal(_misread(link))
+            return
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.sent = False
+        self._let_go(link)
+        self._refuse(_misread(link))
 
     def _answer(self, exchange: Exchange, batch: Batch) -> None:
         """Reply to a batch of which nothing needs a server."""
@@ -386,6 +451,8 @@ class Conversation(Relay):
         self._end_without_backend(exchange, batch)
 
     def _end_without_backend(self, exchange: Exchange, batch: Batch) -> None:
+        if exchange.is_failed:
+            self.state.resets = NO_SETTINGS
         if exchange.is_failed and (exchange.is_open or dispatch.fails_before_end(batch)):
             self.exchange = None
             self.skips_to_sync = True
@@ -424,6 +491,10 @@ class Conversation(Relay):
         self.status = status
         if exchange.effects is not None:
             namespace.apply_effects(exchange, self.intake, link)
+        state = self.state
+        if state.is_local or state.is_loading or state.resets:
+            state.ended(exchange.is_failed, status == tags.STATUS_IDLE)
+            self._plan()
         counters = self._counters
         counters.queries += 1
         now_us = self._clock.now_us()
@@ -436,11 +507,11 @@ class Conversation(Relay):
             self._may_copy = False
             if self._tuning.mode == POOL_SESSION:
                 pass
-            elif link.is_touched or (self.state.pins and exchange.may_unpin):
+            elif link.is_touched or (state.pins and exchange.may_unpin):
                 self.phase = PROBING
-                link.run_internal(PROBE, ProbeQuery(self))
+                ProbeQuery(self, state.custom, state.is_opaque).run(link)
                 return
-            elif not self.state.pins:
+            elif not state.pins:
                 self._let_go(link)
             if self.is_draining:
                 self.drain()
@@ -475,7 +546,7 @@ class Conversation(Relay):
         else:
             self.state.learn(found, pins)
             namespace.learn(self.intake, prepared, self._classifier)
-            self.intake.planning = self.state.planning()
+            self._plan()
             link.is_touched = False
             if not pins:
                 self._let_go(link)

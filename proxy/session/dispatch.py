@@ -219,6 +219,11 @@ def render(
                 pass
             elif prepared.is_named:
                 name = link.prepared.get(prepared.key)
+                if name is None and prepared.planning != intake.planning:
+                    # Prepared here it would be under other settings than its key says (rule 10).
+                    prepared = prepared.under(intake.planning)
+                    message.prepared = prepared
+                    name = link.prepared.get(prepared.key)
                 used.append(prepared.key)
                 if run < message.start:
                     pieces.append(data[run : message.start])

@@ -56,6 +56,7 @@ class Cleanup(InternalQuery):
             link.prepared.clear()
             link.unnamed = None
             link.is_touched = False
+            link.is_opaque = False
         self._broker.release(link)
 
 

@@ -49,6 +49,8 @@ class Prepared:
     is_foreign  made by SQL PREPARE: it has the client's name on the server too
     is_special  foreign, or a command on prepared statements whose text names one (rule 11)
     judged_in the exchange whose Parse was judged, until its first execution there
+    planning  settings it was parsed under, as far as they matter (rules 10 and 37)
+    group     number of the Sync group that brought its Parse
     is_raw    parsed while the parser here could not be trusted (rule 37): judged as raw text for good
     answer    a plugin's answer at Parse, for the executions in the same exchange
     """
@@ -56,12 +58,14 @@ class Prepared:
     __slots__ = (
         "answer",
         "facts",
+        "group",
         "is_foreign",
         "is_named",
         "is_raw",
         "is_special",
         "judged_in",
         "key",
+        "planning",
         "sql",
         "sql_facts",
         "tail",
@@ -80,9 +84,21 @@ class Prepared:
         self.is_raw = False
         self.is_foreign = False
         self.is_special = False
+        self.planning = planning
+        self.group = 0
         self.judged_in: Exchange | None = None
         self.answer: RowSet | None = None
         self.key = text + b"\x00" + tail + planning if is_named else b""
+
+    def under(self, planning: bytes) -> "Prepared":
+        """The same statement, to be prepared under other settings."""
+        other = Prepared(self.text, self.facts, self.tail, planning, self.is_named)
+        if self.sql is not self.text:
+            other.rewritten(self.sql, self.sql_facts, planning)
+        other.is_raw = self.is_raw
+        other.is_special = self.is_special
+        other.answer = self.answer
+        return other
 
     def rewritten(self, sql: bytes, facts: TextFacts, planning: bytes) -> None:
         """Take another text for the server; this is a mutating operation."""
@@ -147,11 +163,12 @@ class Batch:
     Messages that are judged and sent together.
 
     facts      the text's of a Query, as the server gets it
+    is_raw     it must be judged as raw text (rule 37)
     judged     its statements as the client sent them, once they were judged
     overrides  other statements for names that it executes, because a plugin changed their texts
     """
 
-    __slots__ = ("data", "end", "facts", "judged", "messages", "overrides")
+    __slots__ = ("data", "end", "facts", "is_raw", "judged", "messages", "overrides")
 
     def __init__(self, data: bytes, messages: list[Message], end: int) -> None:
         self.data = data
@@ -160,6 +177,7 @@ class Batch:
         self.facts: TextFacts | None = None
         self.judged: tuple[StatementFacts, ...] | None = None
         self.overrides: dict[bytes, Prepared] | None = None
+        self.is_raw = False
 
 
 @final

@@ -22,7 +22,13 @@ from proxy.session.exchange import (
     Prepared,
 )
 from proxy.session.ports import Classifier
-from proxy.sql.statement import TextFacts
+from proxy.session.state import local_planning
+from proxy.sql.statement import StatementFacts, TextFacts
+
+OPAQUE_TEXT: Final = TextFacts(
+    (StatementFacts(b"", "unknown", False, (), "", "", 0, True, 0, "", b"", b""),)
+)
+"""Facts on a text that runs what was prepared elsewhere."""
 
 CUT_BYTES: Final = 64 * 1024
 """A pipeline without Sync or Flush that grows longer than this is sent on in parts, so that its
@@ -102,6 +108,7 @@ class Intake:
         "_buffer",
         "_chunks",
         "_classifier",
+        "_group",
         "_have",
         "_max_message_bytes",
         "_messages",
@@ -112,10 +119,12 @@ class Intake:
         "foreign",
         "is_terminated",
         "is_unsafe",
+        "is_unsettled",
         "is_utf8",
         "planning",
         "statements",
         "unnamed",
+        "was_unsafe",
     )
 
     def __init__(self, classifier: Classifier, max_message_bytes: int) -> None:
@@ -133,7 +142,10 @@ class Intake:
         self.is_terminated = False
         self.is_unsafe = False
         self.is_utf8 = True
+        self.was_unsafe = False  # at any time before
+        self.is_unsettled = False  # what runs in this Sync group may make it unsafe
         self.planning = b""
+        self._group = 0
         self.statements: dict[bytes, Prepared] = {}
         self.foreign: dict[bytes, Prepared] = {}  # made by SQL PREPARE
         self.unnamed: Prepared | None = None
@@ -348,11 +360,36 @@ class Intake:
             self.abandon_copy()
         return self._passing == 0
 
+    def is_raw(self, text: bytes) -> bool:
+        """
+        Whether the server may read a text in another way than the parser here does (rule 37).
+
+        Behind a statement that may change how texts are read, in one Sync group, only texts with a
+        backslash or beyond ASCII count: all others read the same everywhere.
+        """
+        return self.is_unsafe or (self.is_unsettled and (b"\\" in text or not text.isascii()))
+
     def facts_of(self, text: bytes) -> TextFacts:
         """Facts on a text, or `unknown` where the parser would see something else (rule 37)."""
-        if self.is_unsafe:
+        if self.is_raw(text):
             return self._classifier.unknown(text)
         return self._classifier.facts(text)
+
+    def _note_execution(self, facts: TextFacts) -> None:
+        """A statement is bound: what it may change for the texts behind it in its group."""
+        if facts.has_effects:
+            for statement in facts.statements:
+                effects = statement.effects
+                if effects is not None:
+                    if effects.may_change("standard_conforming_strings") or effects.may_change(
+                        "client_encoding"
+                    ):
+                        self.is_unsettled = True
+                    if effects.may_change("search_path") or effects.may_change("role"):
+                        self.planning = local_planning()
+        elif facts.has_control and self.was_unsafe:
+            # The end of a transaction may bring an unsafe setting back.
+            self.is_unsettled = True
 
     def restore(self, message: Message) -> None:
         """A Parse, Close or Query never ran: its name means again what it meant before."""
@@ -396,6 +433,9 @@ class Intake:
         else:
             data = self._buffer[base:pos]
         batch = Batch(data, self._messages, ending)
+        if ending != END_FLUSH and ending != END_CUT:
+            self.is_unsettled = False
+            self._group += 1
         self._messages = []
         self._base = pos
         return batch
@@ -404,19 +444,23 @@ class Intake:
         body = start + HEADER_BYTES
         buffer = self._buffer
         facts: TextFacts
+        is_raw = True
         zero = buffer.find(0, body, end)
         if zero != end - 1 or zero < 0:
             # A text behind a NUL would be seen by nobody here (rule 35).
             message.refusal = too_long() if zero >= 0 else no_string()
             facts = self._classifier.unknown(b"")
         else:
-            facts = self.facts_of(buffer[body:zero])
+            text = buffer[body:zero]
+            facts = self.facts_of(text)
+            is_raw = self.is_raw(text)
             if not facts.is_plain:
                 message.refusal = namespace.refusal_of(facts)
         message.previous = self.unnamed
         self.unnamed = None
         batch = self._take(END_QUERY)
         batch.facts = facts
+        batch.is_raw = is_raw
         return batch
 
     def _parse(self, message: Message, body: int, end: int) -> None:
@@ -436,7 +480,8 @@ class Intake:
         named = name_end > body
         facts = self.facts_of(text)
         prepared = Prepared(text, facts, tail, self.planning, named)
-        prepared.is_raw = self.is_unsafe
+        prepared.is_raw = self.is_raw(text)
+        prepared.group = self._group
         message.prepared = prepared
         if not facts.is_plain and namespace.runs_prepared(facts):
             prepared.is_special = True
@@ -470,8 +515,27 @@ class Intake:
         else:
             message.name = buffer[portal_end + 1 : name_end]
             message.prepared = self._known(message.name)
-        if message.prepared is None:
+        prepared = message.prepared
+        if prepared is None:
             message.refusal = unknown_statement(message.name)
+            return
+        if (
+            prepared.group != self._group
+            and not prepared.is_raw
+            and (self.is_unsafe or self.is_unsettled)
+            and self.is_raw(prepared.sql)
+        ):
+            # It would be read in another way if it had to be prepared anew where it runs now.
+            message.prepared = self._as_raw(prepared)
+        self._note_execution(OPAQUE_TEXT if prepared.is_foreign else prepared.sql_facts)
+
+    def _as_raw(self, prepared: Prepared) -> Prepared:
+        planning = local_planning() if self.is_unsettled else self.planning
+        other = prepared.under(planning)
+        other.is_raw = True
+        other.facts = self._classifier.unknown(prepared.text)
+        other.sql_facts = self._classifier.unknown(prepared.sql)
+        return other
 
     def _describe(self, message: Message, body: int, end: int) -> None:
         buffer = self._buffer

@@ -146,6 +146,8 @@ class BackendLink:
     prepared        statements on it by key, with their server names; oldest first
     unnamed         whose unnamed statement the server has now
     is_touched      something ran that may have left session state behind
+    is_opaque       code ran that may have made settings which nobody can ask for; `opaque_for` is
+                    the number of the session whose code that was
     user_session    the session it serves, None while idle
     watches         completions are reported
     """
@@ -164,9 +166,11 @@ class BackendLink:
         "garbage",
         "idle_since_s",
         "is_closed",
+        "is_opaque",
         "is_touched",
         "last_fatal",
         "node",
+        "opaque_for",
         "opened_at_s",
         "pool",
         "prepared",
@@ -213,6 +217,8 @@ class BackendLink:
         self.garbage: list[bytes] = []  # server names of statements to be closed
         self.unnamed: Prepared | None = None
         self.is_touched = False
+        self.is_opaque = False
+        self.opaque_for = 0
         self.user_session: LinkUser | None = None
         self.watches = False
         self.exchange: Exchange | None = None

@@ -40,8 +40,7 @@ def on_error(
         exchange.retries += 1
         exchange.is_retrying = True
         forget_plans(exchange, link)
-        if sqlstate == "25006":
-            exchange.is_read = False
+        exchange.is_read = False
         return b""
     if is_stale(sqlstate, message):
         forget_plans(exchange, link)
@@ -137,10 +136,11 @@ def may_retry_error(exchange: Exchange, sqlstate: str, message: str) -> bool:
         or len(exchange.batches) != 1
     ):
         return False
-    if is_stale(sqlstate, message):
+    if exchange.is_read and (sqlstate == "25006" or sqlstate == "0A000"):
+        # A statement taken for a read turns out to write, or wants SERIALIZABLE by its role's
+        # defaults: a standby cannot have done anything.
         return True
-    # A statement taken for a read turns out to write: a standby cannot have done anything.
-    return sqlstate == "25006" and exchange.is_read
+    return is_stale(sqlstate, message)
 
 
 def is_stale(sqlstate: str, message: str) -> bool:

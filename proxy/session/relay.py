@@ -57,6 +57,16 @@ UNSAFE_ENCODINGS: Final = (
 """Client encodings in which a backslash or quote byte may be the second half of a character."""
 
 
+_next_number = 0
+
+
+def next_number() -> int:
+    """A number of its own for each session of this process."""
+    global _next_number
+    _next_number += 1
+    return _next_number
+
+
 class Relay(LinkUser):
     """Fields of a session, and the way from the server to the client."""
 
@@ -70,6 +80,7 @@ class Relay(LinkUser):
         "_is_full",
         "_is_pumping",
         "_judged",
+        "_lexing",
         "_may_copy",
         "_route",
         "_tuning",
@@ -83,6 +94,7 @@ class Relay(LinkUser):
         "is_server_slow",
         "key",
         "link",
+        "number",
         "phase",
         "queries",
         "received_bytes",
@@ -119,6 +131,8 @@ class Relay(LinkUser):
         self._welcomes = welcomes
         self.intake = Intake(classifier, tuning.max_message_bytes)
         self.state = SessionState(settings)
+        self.number = next_number()
+        self._lexing = b""
         self.intake.planning = self.state.planning()
         self.phase = STARTING
         self.status = tags.STATUS_IDLE
@@ -203,17 +217,42 @@ class Relay(LinkUser):
     def _note_parameter(self, name: bytes, value: bytes) -> None:
         if name == b"standard_conforming_strings" or name == b"client_encoding":
             known = self.state.known
-            self.intake.is_unsafe = (
-                known.get(b"standard_conforming_strings", b"on") != b"on"
-                or known.get(b"client_encoding", b"UTF8") in UNSAFE_ENCODINGS
-            )
-            self.intake.is_utf8 = known.get(b"client_encoding", b"UTF8") in (b"UTF8", b"SQL_ASCII")
+            strings = known.get(b"standard_conforming_strings", b"on")
+            encoding = known.get(b"client_encoding", b"UTF8")
+            is_unsafe = strings != b"on" or encoding in UNSAFE_ENCODINGS
+            self.intake.is_unsafe = is_unsafe
+            self.intake.is_utf8 = encoding in (b"UTF8", b"SQL_ASCII")
+            if is_unsafe:
+                self.intake.was_unsafe = True
+            # Statements of one text are different ones where it is read in different ways.
+            is_usual = strings == b"on" and encoding == b"UTF8"
+            self._lexing = b"" if is_usual else b"\x02" + strings + b"\x00" + encoding
+            self._plan()
         elif name == b"application_name":
             text = value.decode("utf-8", "replace")
             if text != self.client.application_name:
                 self.client.application_name = text
                 self.client.attributes["application_name"] = text
                 self.client.fragment = b""
+
+    def _plan(self) -> None:
+        """Bring up to date what the statements to come are prepared under."""
+        self.intake.planning = self.state.planning() + self._lexing
+
+    def on_settings_applied(self, link: BackendLink, failed: dict[str, str] | None) -> None:
+        """The client's settings are made on the link, or the server refuses one of them."""
+        raise AssertionError("Conversation implements this")
+
+    def on_probed(
+        self,
+        link: BackendLink,
+        found: dict[str, bytes],
+        pins: list[str],
+        prepared: dict[bytes, bytes],
+        failed: bool,
+    ) -> None:
+        """What the last transaction has left behind is known now."""
+        raise AssertionError("Conversation implements this")
 
     def on_copy_in(self, link: BackendLink) -> None:
         """The server waits for CopyData; the Sync behind its Execute counts for nothing."""

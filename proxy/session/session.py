@@ -95,6 +95,9 @@ class Session(Conversation):
             self._broker.cancel(link)
             self._broker.discard(link, "client left in the middle of an exchange")
             return
+        if self.state.is_loaded or self.state.is_loading:
+            self._broker.discard(link, "its client has loaded a library")
+            return
         is_dirty = link.is_touched or bool(self.state.pins) or self._tuning.mode == POOL_SESSION
         Cleanup(self._broker, is_dirty).run(link)
 

@@ -2,44 +2,47 @@
 What a session has set and left behind, in transaction pooling.
 
 Theory of operation. The server is asked, not guessed at: after a statement that may leave session
-state, and before anyone else gets the connection, `PROBE` asks it which settings differ, whether
-there are temporary tables, cursors WITH HOLD, session advisory locks, LISTENs or SQL-level
-prepared statements. Settings are remembered and set again on whichever connection serves the
-client next; the rest pins the connection to the client, with its reason, until a later look finds it
-gone (rules 15 to 20). The probe is qualified throughout, operators too: a search_path of the
-client's cannot change what it says.
+state, and before anyone else gets the connection, `session.probe` asks it which settings differ,
+whether there are temporary objects, cursors WITH HOLD, session advisory locks, LISTENs or
+SQL-level prepared statements. Settings are remembered and set again on whichever connection serves
+the client next; the rest pins the connection to the client, with its reason, until a later look
+finds it gone (rules 15 to 20).
+
+What the server cannot be asked, the texts tell (`sql.effects`): names of custom settings; LOAD,
+which no look finds gone; that code ran which may have made custom settings under any name: then
+the connection is reset before another client has it.
 """
 
 from typing import TYPE_CHECKING, Final, final
 
 from proxy.session.answers import quote_identifier
 from proxy.session.link import UNTOLD, BackendLink, InternalQuery
+from proxy.sql.statement import TextFacts
 
 if TYPE_CHECKING:
-    from proxy.session.conversation import Conversation
+    from proxy.session.relay import Relay
 
-PROBE: Final = (
-    b"SELECT 's', name, setting FROM pg_catalog.pg_settings"
-    b" WHERE source OPERATOR(pg_catalog.=) 'session'"
-    b" AND NOT name OPERATOR(pg_catalog.=) ANY ('{transaction_isolation,transaction_read_only,"
-    b"transaction_deferrable,role,session_authorization,seed}'::pg_catalog.text[])"
-    b" UNION ALL SELECT 's', 'role', pg_catalog.current_setting('role')"
-    b" WHERE pg_catalog.current_setting('role') OPERATOR(pg_catalog.<>) 'none'"
-    b" UNION ALL SELECT 'p', 'SESSION AUTHORIZATION', ''"
-    b" WHERE session_user OPERATOR(pg_catalog.<>) (SELECT usename FROM"
-    b" pg_catalog.pg_stat_get_activity(pg_catalog.pg_backend_pid()) a"
-    b" JOIN pg_catalog.pg_user u ON u.usesysid OPERATOR(pg_catalog.=) a.usesysid)"
-    b" UNION ALL SELECT 'p', 'temporary table', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_class"
-    b" WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())"
-    b" UNION ALL SELECT 'p', 'cursor WITH HOLD', ''"
-    b" WHERE EXISTS (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable)"
-    b" UNION ALL SELECT 'p', 'advisory lock', '' WHERE EXISTS (SELECT FROM"
-    b" pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory'"
-    b" AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())"
-    b" UNION ALL SELECT 'p', 'LISTEN', ''"
-    b" WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels())"
-    b" UNION ALL SELECT 'q', name, statement FROM pg_catalog.pg_prepared_statements WHERE from_sql"
-)
+MAX_CUSTOM: Final = 200
+"""Custom settings of one session that are asked for by name; with more it is as if code had run."""
+
+LOAD: Final = "LOAD"
+"""The pin of a session that has loaded a library; it ends with the session."""
+
+# PERF: shared by all who have none, and never changed: most clients have none.
+NO_NAMES: Final[dict[str, None]] = {}
+NO_SETTINGS: Final[dict[str, bytes]] = {}
+
+_NAME_LETTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789_$."
+
+
+_next_local = 0
+
+
+def local_planning() -> bytes:
+    """Stands for settings that are not known: no other statement is taken for the same."""
+    global _next_local
+    _next_local += 1
+    return b"\x01%d" % _next_local
 
 
 @final
@@ -47,34 +50,140 @@ class SessionState:
     """
     Settings of one client, and what its server connection is pinned for.
 
-    startup   settings from its startup packet: what RESET returns to (rule 16)
-    desired   settings it has now; key names that set
-    known     what it was told by ParameterStatus; known_id is `link.identify` of it, 0 = not known
-    pins      reasons why its connection cannot be shared now
+    startup    settings from its startup packet: what RESET returns to (rule 16)
+    desired    settings it has now; key names that set
+    known      what it was told by ParameterStatus; known_id is `link.identify` of it, 0 = not known
+    pins       reasons why its connection cannot be shared now
+    custom     names of custom settings that it has used
+    resets     startup settings that the exchange under way resets; due: those that it has reset,
+               to be made again before its next one
+    is_opaque  code ran in this transaction that may have set anything
+    is_loaded  it has loaded a library
+    is_local   search_path or role may differ from what is known, until the transaction ends
     """
 
-    __slots__ = ("desired", "key", "known", "known_id", "pins", "startup")
+    __slots__ = (
+        "_local",
+        "custom",
+        "desired",
+        "due",
+        "is_loaded",
+        "is_loading",
+        "is_local",
+        "is_opaque",
+        "is_serializable",
+        "key",
+        "known",
+        "known_id",
+        "pins",
+        "resets",
+        "startup",
+    )
 
     def __init__(self, startup: dict[str, str]) -> None:
         self.startup: dict[str, bytes] = {}
         for name in startup:
-            self.startup[name.lower()] = startup[name].encode("utf-8", "surrogateescape")
-        self.desired: dict[str, bytes] = dict(self.startup)
-        self.key = settings_key(self.desired)
+            value = startup[name].encode("utf-8", "surrogateescape")
+            lowered = name.lower()
+            self.startup[lowered] = _clean_ascii(value) if lowered == "application_name" else value
         self.known: dict[bytes, bytes] = {}
         self.known_id = 0
+        self.custom = NO_NAMES
+        self.resets = NO_SETTINGS
+        self.due = NO_SETTINGS
+        self.is_opaque = False
+        self.is_loading = False
+        self.is_loaded = False
+        self.is_local = False
+        self._local = b""
         self.pins: list[str] = []
+        self.desired: dict[str, bytes] = {}
+        self.key = b""
+        self.is_serializable = False
+        self._want(dict(self.startup))
+
+    def _want(self, desired: dict[str, bytes]) -> None:
+        self.desired = desired
+        self.key = settings_key(desired)
+        isolation = desired.get("default_transaction_isolation", b"")
+        self.is_serializable = isolation.lower() == b"serializable"
+
+    def note(self, facts: TextFacts) -> None:
+        """Take what a text that is about to run says of settings."""
+        for statement in facts.statements:
+            effects = statement.effects
+            if effects is None:
+                continue
+            if effects.is_opaque:
+                self.is_opaque = True
+                self.resets = (
+                    NO_SETTINGS  # what is reset and what is set again cannot be told apart
+                )
+            if effects.loads:
+                self.is_loading = True
+                if len(facts.statements) > 1:
+                    self.is_loaded = True
+            if effects.may_change("search_path") or effects.may_change("role"):
+                self.is_local = True
+                self._local = local_planning()
+            for name in effects.sets:
+                if name in self.resets:
+                    self.resets.pop(name)
+                if "." in name:
+                    self._note_custom(name)
+            for name in effects.resets:
+                if name == "*":
+                    self.resets = dict(self.startup)
+                    # RESET ALL leaves them as they are.
+                    self.resets.pop("role", None)
+                elif name in self.startup:
+                    if not self.resets:
+                        self.resets = {}
+                    self.resets[name] = self.startup[name]
+
+    def _note_custom(self, name: str) -> None:
+        if name in self.custom:
+            return
+        is_plain = len(self.custom) < MAX_CUSTOM
+        for letter in name:
+            if letter not in _NAME_LETTERS:
+                is_plain = False
+        if is_plain:
+            if not self.custom:
+                self.custom = {}
+            self.custom[name] = None
+        else:
+            self.is_opaque = True
+
+    def ended(self, has_failed: bool, is_outside: bool) -> None:
+        """An exchange is over; `is_outside`: no transaction is open any more."""
+        if self.is_loading:
+            self.is_loading = False
+            if not has_failed:
+                self.is_loaded = True
+        if self.resets:
+            if not has_failed:
+                self.due = {**self.due, **self.resets}
+            self.resets = NO_SETTINGS
+        if is_outside:
+            self.is_local = False
 
     def learn(self, found: dict[str, bytes], pins: list[str]) -> None:
         """Take what a probe found; what was reset has its startup value again."""
         desired = dict(self.startup)
         desired.update(found)
-        self.desired = desired
-        self.key = settings_key(desired)
+        self._want(desired)
+        self.resets = NO_SETTINGS
+        self.due = NO_SETTINGS
+        self.is_opaque = False
+        if self.is_loaded:
+            pins.append(LOAD)
         self.pins = pins
 
     def planning(self) -> bytes:
         """The settings that planning depends on, for the keys of prepared statements (rule 10)."""
+        if self.is_local:
+            return self._local
         search_path = self.desired.get("search_path")
         role = self.desired.get("role")
         if search_path is None and role is None:
@@ -109,8 +218,27 @@ def settings_key(settings: dict[str, bytes]) -> bytes:
     )
 
 
+def _clean_ascii(value: bytes) -> bytes:
+    """What PostgreSQL makes of an application_name (pg_clean_ascii)."""
+    if value.isascii():
+        return value
+    pieces: list[bytes] = []
+    for byte in value:
+        pieces.append(bytes([byte]) if 32 <= byte <= 126 else b"\\x%02x" % byte)
+    return b"".join(pieces)
+
+
 def quote_bytes(value: bytes) -> bytes:
-    """A string constant that reads the same whatever standard_conforming_strings is (rule 17)."""
+    """
+    A string constant (rule 17) that reads the same under any standard_conforming_strings and client
+    encoding: what is not ASCII is given as bytes of the database's encoding.
+    """
+    if not value.isascii():
+        return (
+            b"pg_catalog.convert_from(pg_catalog.decode('"
+            + value.hex().encode("ascii")
+            + b"','hex'),pg_catalog.getdatabaseencoding())"
+        )
     return b"E'" + value.replace(b"\\", b"\\\\").replace(b"'", b"''") + b"'"
 
 
@@ -120,12 +248,19 @@ def reset_sql(name: str) -> bytes:
     return b"RESET " + parts.encode("utf-8", "surrogateescape")
 
 
-def apply_sql(desired: dict[str, bytes], link: BackendLink) -> bytes:
-    """What makes the link's settings those wanted; b"" when nothing differs."""
+def apply_sql(desired: dict[str, bytes], link: BackendLink, is_foreign: bool = False) -> bytes:
+    """
+    What makes the link's settings those wanted; b"" when nothing differs.
+
+    is_foreign: code of another client's ran on it that may have set anything: begin with RESET ALL.
+    """
     statements: list[bytes] = []
     applied = link.applied
     if "role" in applied and applied.get("role") != desired.get("role"):
         statements.append(reset_sql("role"))
+    if is_foreign:
+        statements.append(b"RESET ALL")
+        applied = {"role": applied["role"]} if "role" in applied else {}
     for name in applied:
         if name not in desired and name != "role":
             statements.append(reset_sql(name))
@@ -147,18 +282,34 @@ def apply_sql(desired: dict[str, bytes], link: BackendLink) -> bytes:
     return b";".join(statements)
 
 
+def resets_sql(resets: dict[str, bytes]) -> bytes:
+    """Make settings of the startup packet again that the client has just reset."""
+    calls: list[bytes] = []
+    for name in resets:
+        calls.append(_set_config(name, resets[name]))
+    return b"SELECT " + b",".join(calls)
+
+
 def _set_config(name: str, value: bytes) -> bytes:
     encoded = quote_bytes(name.encode("utf-8", "surrogateescape"))
-    return b"pg_catalog.set_config(" + encoded + b"," + quote_bytes(value) + b",false)"
+    # The value is not answered: the client's encoding may have no way to write it.
+    return b"pg_catalog.set_config(" + encoded + b"," + quote_bytes(value) + b",false) IS NULL"
 
 
 @final
 class SettingsQuery(InternalQuery):
     """Apply a session's settings to its link, then go on with what it waits for."""
 
-    __slots__ = ("_desired", "_key", "_session", "fields")
+    __slots__ = ("_desired", "_is_clean", "_key", "_session", "fields")
 
-    def __init__(self, session: "Conversation", desired: dict[str, bytes], key: bytes) -> None:
+    def __init__(
+        self,
+        session: "Relay",
+        desired: dict[str, bytes] | None,
+        key: bytes,
+        is_clean: bool = False,
+    ) -> None:
+        self._is_clean = is_clean
         self._session = session
         self._desired = desired
         self._key = key
@@ -174,51 +325,9 @@ class SettingsQuery(InternalQuery):
 
     def on_done(self, link: BackendLink, status: int) -> None:
         """The settings are made, or the whole Query was undone."""
-        if self.fields is None:
+        if self.fields is None and self._desired is not None:
             link.applied = dict(self._desired)
             link.applied_key = self._key
+            if self._is_clean:
+                link.is_opaque = False
         self._session.on_settings_applied(link, self.fields)
-
-
-@final
-class ProbeQuery(InternalQuery):
-    """Ask a link what its session has left behind."""
-
-    __slots__ = ("_failed", "_found", "_pins", "_prepared", "_session")
-
-    def __init__(self, session: "Conversation") -> None:
-        self._session = session
-        self._found: dict[str, bytes] = {}
-        self._pins: list[str] = []
-        self._prepared: dict[bytes, bytes] = {}
-        self._failed = False
-
-    def on_row(self, values: list[bytes | None]) -> None:
-        """One setting ('s', name, value), PREPARE ('q', name, text) or reason to pin ('p', it, '')."""
-        if len(values) != 3:
-            self._failed = True
-            return
-        kind = values[0]
-        name = values[1]
-        value = values[2]
-        if name is None or value is None:
-            return
-        if kind == b"s":
-            self._found[name.decode("utf-8", "replace").lower()] = value
-        elif kind == b"q":
-            self._prepared[name] = value
-        else:
-            self._pins.append(name.decode("utf-8", "replace"))
-
-    def on_error(self, fields: dict[str, str]) -> None:
-        """Unknown state is unsafe state."""
-        self._failed = True
-
-    def on_done(self, link: BackendLink, status: int) -> None:
-        """Tell the session."""
-        if not self._failed:
-            link.applied = self._found
-            link.applied_key = settings_key(self._found)
-        if self._prepared:
-            self._pins.append("PREPARE")
-        self._session.on_probed(link, self._found, self._pins, self._prepared, self._failed)
