@@ -48,6 +48,10 @@ from proxy.sql.statement import StatementFacts
 
 BUDGET_US: Final = 20_000
 
+UNKNOWN_SQL: Final = (
+    "the proxy cannot tell what this statement does, and is configured to refuse such statements"
+)
+
 UNKNOWN_KIND: Final = "unknown"
 """
 Never remembered: by its session's settings and encoding, one text is of this kind for one client
@@ -90,6 +94,7 @@ class HookPipeline(Gate):
         self.captures = False
         self.caches = False
         self.cache: ResultCache | None = None
+        self.refuses_unknown = False
         self.outcomes = outcomes
         self._classifier = classifier
         self._counters = counters
@@ -115,10 +120,33 @@ class HookPipeline(Gate):
         self.routes = len(plan.route) > 0
         self.observes = plan.observes
         self.captures = plan.captures
-        self.caches = len(plan.cache_get) > 0
+        caches = len(plan.cache_get) > 0
+        if caches != self.caches and self.cache is not None:
+            # While nobody asks for what is cached, writes are not told to the cache either.
+            self.cache.clear()
+        self.caches = caches
         self.wants_parameters = plan.wants_parameters
-        self.judges = plan.is_judging or self.routes or self.observes or self.captures
+        self._look()
         return old.chains
+
+    def configure(self, budget_us: int, refuses_unknown: bool, cache: ResultCache | None) -> None:
+        """Go by the operator's settings, from the next statement on."""
+        self._budget_us = budget_us
+        self.refuses_unknown = refuses_unknown
+        if cache is not None and cache is not self.cache:
+            cache.clear()
+        self.cache = cache
+        self._look()
+
+    def _look(self) -> None:
+        """Whether statements have to be shown here at all."""
+        self.judges = (
+            self._plan.is_judging
+            or self.routes
+            or self.observes
+            or self.captures
+            or self.refuses_unknown
+        )
 
     def next_request(self) -> int:
         """A number for a request, unique in this process."""
@@ -130,6 +158,10 @@ class HookPipeline(Gate):
     def judge(self, inspection: Inspection) -> bool:
         """Take the chains of now for this statement, and run the stages."""
         plan = self._enter(inspection)
+        if self.refuses_unknown and inspection.facts.kind == UNKNOWN_KIND:
+            self._counters.blocked += 1
+            self._refuse(inspection, Refusal("42000", UNKNOWN_SQL))
+            return True
         if not plan.is_judging:
             return True
         return self._walk(plan, inspection, CACHE_GET if inspection.is_judged else AUTHORIZE, 0)
@@ -408,6 +440,8 @@ class HookPipeline(Gate):
             return _NEXT
         found = self._classifier.exact(text)
         if len(found.statements) != 1:
+            return _UNFIT
+        if self.refuses_unknown and found.statements[0].kind == UNKNOWN_KIND:
             return _UNFIT
         inspection.facts = found.statements[0]
         inspection.is_rewritten = True

@@ -5,11 +5,12 @@ An entry is found only for the same key, database, user, identity, roles, search
 parameters. It ends with its time to live, with the memory limit (least recently used first), and
 with a write to one of its tables: at the write, and again at the end of the writer's transaction,
 because until then others still read the old rows. A result whose read began before such a
-moment is not stored at all: each table has a number that counts those moments.
+moment is not stored at all, and one that a sibling process has made stale is not found any more:
+`WriteMarks` counts those moments for all processes of the proxy.
 
-What this process does not see it cannot know: writes past the proxy, or by a function whose text
-names no table, end an entry only by its time to live. Statements that are not known, DDL
-and calls empty the whole cache.
+Statements that are not known, DDL, calls and functions of the user's empty the whole cache, as does
+the end of a transaction whose beginning was not seen here. What passes the proxy by (another way
+to the server, a trigger that writes elsewhere) ends an entry only by its time to live.
 """
 
 from collections import OrderedDict
@@ -17,8 +18,9 @@ from collections.abc import Callable
 from typing import Final, final
 
 from proxy.hooks.rowset import ResultCache
+from proxy.hooks.write_marks import WriteMarks
 from proxy.session.inspection import Inspection, RowSet
-from proxy.sql.statement import CONTROL_COMMIT, CONTROL_ROLLBACK
+from proxy.sql.statement import CONTROL_BEGIN, CONTROL_COMMIT, CONTROL_NONE, CONTROL_ROLLBACK
 
 _ENTRY_BYTES: Final = 400
 _VALUE_BYTES: Final = 60
@@ -27,11 +29,12 @@ MAX_ENTRY_SHARE: Final = 8
 """No entry takes more than this part of the memory limit."""
 
 MAX_WRITERS: Final = 10_000
+"""Clients whose open transactions are kept track of; the end of another empties the cache."""
 
 # What a write of these kinds changes stands in its `tables`.
 _KINDS_WITH_TABLES: Final = frozenset({"insert", "update", "delete", "merge", "copy", "select"})
 _HARMLESS_KINDS: Final = frozenset(
-    {"set", "transaction", "listen", "notify", "explain", "fetch", "lock", "empty", "utility"}
+    {"set", "listen", "notify", "explain", "fetch", "lock", "empty", "utility"}
 )
 
 Key = tuple[object, ...]
@@ -39,11 +42,18 @@ Key = tuple[object, ...]
 
 @final
 class _Entry:
-    __slots__ = ("rows", "size", "stored_us", "tables", "until_us")
+    __slots__ = ("moment", "rows", "size", "stored_us", "tables", "until_us")
 
     def __init__(
-        self, rows: RowSet, size: int, stored_us: int, until_us: int, tables: tuple[str, ...]
+        self,
+        rows: RowSet,
+        size: int,
+        stored_us: int,
+        until_us: int,
+        tables: tuple[str, ...],
+        moment: int,
     ) -> None:
+        self.moment = moment
         self.rows = rows
         self.size = size
         self.stored_us = stored_us
@@ -54,12 +64,14 @@ class _Entry:
 @final
 class LocalResultCache(ResultCache):
     """
-    One process's result cache of at most `max_bytes`.
+    One process's result cache of at most `max_bytes`; `marks` are shared with its siblings.
 
     hits, misses, stored, declined, invalidated   plain counters
     """
 
-    def __init__(self, max_bytes: int, now_us: Callable[[], int]) -> None:
+    def __init__(
+        self, max_bytes: int, now_us: Callable[[], int], marks: WriteMarks | None = None
+    ) -> None:
         self.max_bytes = max_bytes
         self.bytes = 0
         self.hits = 0
@@ -67,14 +79,11 @@ class LocalResultCache(ResultCache):
         self.stored = 0
         self.declined = 0
         self.invalidated = 0
-        self.on_written: Callable[[frozenset[str] | None], None] | None = None
         self._now_us = now_us
+        self._marks = marks or WriteMarks()
         self._entries: OrderedDict[Key, _Entry] = OrderedDict()
         self._by_table: dict[str, set[Key]] = {}
-        self._epoch = 0
-        self._written_at: dict[str, int] = {}
-        self._emptied_at = 0
-        self._writers: dict[str, set[str] | None] = {}
+        self._writers: dict[str, frozenset[str]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -84,30 +93,34 @@ class LocalResultCache(ResultCache):
     def lookup(self, inspection: Inspection, key: str, max_age_ms: int) -> RowSet | None:
         """Rows not older than max_age_ms (0: any age), or None; a miss remembers its moment."""
         now_us = self._now_us()
+        moment = self._marks.moment(_tables_of(inspection))
         full = _key_of(inspection, key)
         entry = self._entries.get(full)
         if entry is not None:
-            is_young = max_age_ms <= 0 or now_us - entry.stored_us <= max_age_ms * 1000
-            if now_us < entry.until_us and is_young:
+            if now_us >= entry.until_us or not self._is_current(entry, moment):
+                self._drop(full)
+            elif max_age_ms <= 0 or now_us - entry.stored_us <= max_age_ms * 1000:
                 self._entries.move_to_end(full)
                 self.hits += 1
                 return entry.rows
-            if now_us >= entry.until_us:
-                self._drop(full)
         self.misses += 1
-        inspection.cache_epoch = self._epoch
+        inspection.cache_epoch = moment
         return None
+
+    def _is_current(self, entry: _Entry, moment: int) -> bool:
+        """Whether no sibling has written to an entry's tables since it was read."""
+        if entry.moment == moment:
+            return True
+        self.invalidated += 1
+        return False
 
     def store(self, inspection: Inspection, key: str, rows: RowSet, ttl_ms: int) -> None:
         """Keep the rows, unless a table was written since the read began."""
         tables = _tables_of(inspection)
-        began = inspection.cache_epoch
+        moment = self._marks.moment(tables)
         size = _size_of(rows)
-        is_stale = self._emptied_at > began or any(
-            self._written_at.get(table, 0) > began for table in tables
-        )
         if (
-            is_stale
+            moment != inspection.cache_epoch
             or not inspection.facts.is_read_only
             or size > self.max_bytes // MAX_ENTRY_SHARE
         ):
@@ -116,60 +129,77 @@ class LocalResultCache(ResultCache):
         now_us = self._now_us()
         full = _key_of(inspection, key)
         self._drop(full)
-        self._entries[full] = _Entry(rows, size, now_us, now_us + ttl_ms * 1000, tables)
+        self._entries[full] = _Entry(rows, size, now_us, now_us + ttl_ms * 1000, tables, moment)
         for table in tables:
             self._by_table.setdefault(table, set()).add(full)
         self.bytes += size
         self.stored += 1
-        while self.bytes > self.max_bytes:
-            self._drop(next(iter(self._entries)))
+        self._shrink()
 
     def written(self, inspection: Inspection) -> None:
         """A statement that is no plain read is over."""
         facts = inspection.facts
         client = inspection.client.client_id
+        if facts.control == CONTROL_BEGIN:
+            if client not in self._writers and len(self._writers) < MAX_WRITERS:
+                self._writers[client] = frozenset()
+            return
         if facts.control in (CONTROL_COMMIT, CONTROL_ROLLBACK):
-            if client in self._writers:
-                pending = self._writers.pop(client)
-                self._forget_and_tell(None if pending is None else frozenset(pending))
+            # Who is not known here may have written before anybody looked.
+            pending = self._writers.pop(client, None)
+            if pending is None or pending:
+                self.forget(pending)
             return
-        if facts.kind in _HARMLESS_KINDS:
+        # COMMIT PREPARED has no control over this session's transaction: whose it ends is unknown.
+        is_within = facts.kind == "transaction" and facts.control != CONTROL_NONE
+        if is_within or facts.kind in _HARMLESS_KINDS:
             return
-        tables: set[str] | None = None
-        if facts.kind in _KINDS_WITH_TABLES and (facts.tables or facts.kind == "select"):
-            tables = set(_tables_of(inspection))
-        if inspection.in_transaction and len(self._writers) < MAX_WRITERS:
-            known = self._writers.get(client, set())
-            self._writers[client] = None if tables is None or known is None else known | tables
-        self._forget_and_tell(None if tables is None else frozenset(tables))
+        tables: frozenset[str] | None = None
+        is_opaque = facts.effects is not None and facts.effects.is_opaque
+        if facts.kind in _KINDS_WITH_TABLES and not is_opaque:
+            if facts.tables or facts.kind == "select":
+                tables = frozenset(_tables_of(inspection))
+        known = self._writers.get(client)
+        if inspection.in_transaction and known is not None:
+            if tables is None:
+                del self._writers[client]
+            else:
+                self._writers[client] = known | tables
+        self.forget(tables)
+
+    def clear(self) -> None:
+        """Nobody has looked at writes for a while, or will: nothing that is here counts."""
+        self._writers.clear()
+        self.forget(None)
 
     # -- for others
+
+    def resize(self, max_bytes: int) -> None:
+        """Take another memory limit."""
+        self.max_bytes = max_bytes
+        self._shrink()
 
     def left(self, client_id: str) -> None:
         """A client has gone: its open transaction was rolled back, nothing was written."""
         self._writers.pop(client_id, None)
 
     def forget(self, tables: frozenset[str] | None) -> None:
-        """Forget what depends on these tables; None: everything. Also for writes seen elsewhere."""
-        self._epoch += 1
+        """Forget, here and in the siblings, what depends on these tables; None: everything."""
+        self._marks.mark(tables)
         if tables is None:
             self.invalidated += len(self._entries)
             self._entries.clear()
             self._by_table.clear()
-            self._written_at.clear()
             self.bytes = 0
-            self._emptied_at = self._epoch
             return
         for table in tables:
-            self._written_at[table] = self._epoch
             for key in list(self._by_table.get(table, ())):
                 self.invalidated += 1
                 self._drop(key)
 
-    def _forget_and_tell(self, tables: frozenset[str] | None) -> None:
-        self.forget(tables)
-        if self.on_written is not None:
-            self.on_written(tables)
+    def _shrink(self) -> None:
+        while self.bytes > self.max_bytes:
+            self._drop(next(iter(self._entries)))
 
     def _drop(self, key: Key) -> None:
         entry = self._entries.pop(key, None)

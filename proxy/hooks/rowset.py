@@ -39,6 +39,10 @@ class ResultCache(ABC):
     def written(self, inspection: Inspection) -> None:
         """A statement that is no plain read is over: forget what depends on its tables."""
 
+    @abstractmethod
+    def clear(self) -> None:
+        """Forget everything: writes were not told for a while."""
+
 
 class _Column(msgspec.Struct):
     name: str

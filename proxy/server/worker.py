@@ -20,6 +20,7 @@ from proxy.hooks.login import ConnectionHooks
 from proxy.hooks.outcomes import OutcomeQueue
 from proxy.hooks.pipeline import HookPipeline
 from proxy.hooks.result_cache import LocalResultCache
+from proxy.hooks.write_marks import WriteMarks
 from proxy.observe.counters import Counters
 from proxy.observe.totals import DatabaseTotals
 from proxy.plugins.host.make import make_services
@@ -65,6 +66,7 @@ from proxy.session.tuning import (
     Welcomes,
 )
 from proxy.settings.model import Listen, Node, Settings
+from proxy.settings.plugin_model import Plugins
 from proxy.settings.users import read_users
 from proxy.sql.classify import PgClassifier
 
@@ -121,7 +123,9 @@ class Worker:
         self.tasks = Tasks(self.counters)
         self.classifier = PgClassifier()
         prefix = f"w{index}-".encode()
-        self.outcomes = OutcomeQueue(LoopScheduler(self.clock), self.counters, prefix)
+        self.outcomes = OutcomeQueue(
+            LoopScheduler(self.clock), self.counters, prefix, settings.plugins.outcome_queue
+        )
         self.pipeline = HookPipeline(self.classifier, self.counters, self.outcomes, prefix)
         self.users = UserStore(_users_of(settings), None, settings.auth.query_cache)
         self.users.lookup = self._make_lookup(settings)
@@ -165,10 +169,9 @@ class Worker:
         self._next_client = 0
         self._listener: Listener | None = None
         self.admin: AdminSide | None = None
-        if settings.plugins.result_cache > 0:
-            self.cache = LocalResultCache(settings.plugins.result_cache, self.clock.now_us)
-            self.pipeline.cache = self.cache
-            self.outcomes.cache = self.cache
+        writes_path = None if place is None else place.order.directory / "writes"
+        self._write_marks = WriteMarks(writes_path, index, workers)
+        self._configure_hooks(settings.plugins)
         self.plugins = PluginManager(
             settings,
             self.pipeline,
@@ -181,6 +184,21 @@ class Worker:
         self.connection_hooks = ConnectionHooks(self.pipeline, prefix.decode())
         self.login_hooks = PluginLoginHooks(self.connection_hooks)
         self._services = self._make_services()
+
+    def _configure_hooks(self, plugins: Plugins) -> None:
+        """What the operator says of statements and results, whichever plugins there are."""
+        if plugins.result_cache == 0:
+            self.cache = None
+        elif self.cache is None:
+            self.cache = LocalResultCache(
+                plugins.result_cache, self.clock.now_us, self._write_marks
+            )
+        else:
+            self.cache.resize(plugins.result_cache)
+        self.outcomes.cache = self.cache
+        self.pipeline.configure(
+            plugins.limits.statement_ms * 1000, plugins.unknown_sql == "refuse", self.cache
+        )
 
     def _make_services(self) -> LoginServices:
         auth = self.settings.auth
@@ -333,6 +351,7 @@ class Worker:
         )
         self.limits.apply(settings, plan_of(settings, self.index, self.workers))
         await self.pools.reconfigure(settings)
+        self._configure_hooks(settings.plugins)
         await self.plugins.apply(settings)
         self.welcomes.clear()
         services = self._make_services()

@@ -174,6 +174,7 @@ class FakeCache(ResultCache):
     """A dictionary by key, and the kinds of the writes that it was told of."""
 
     def __init__(self) -> None:
+        self.cleared = 0
         self.writes: list[str] = []
         self.rows: dict[str, RowSet] = {}
         self.stored: list[tuple[str, RowSet, int]] = []
@@ -186,6 +187,9 @@ class FakeCache(ResultCache):
 
     def written(self, inspection: Inspection) -> None:
         self.writes.append(inspection.facts.kind)
+
+    def clear(self) -> None:
+        self.cleared += 1
 
 
 class FakeWaiter(Waiter):

@@ -1,4 +1,7 @@
+from pathlib import Path
+
 from proxy.hooks.result_cache import LocalResultCache
+from proxy.hooks.write_marks import WriteMarks
 from proxy.session.context import ClientContext
 from proxy.session.inspection import PHASE_STATEMENT, Inspection, RowSet
 from proxy.sql.classify import PgClassifier
@@ -123,9 +126,9 @@ def test_a_write_counts_again_when_its_transaction_ends() -> None:
 def test_who_leaves_in_a_transaction_wrote_nothing() -> None:
     cache, _ = filled()
     writer = client(number=2)
+    cache.written(look("BEGIN", writer))
     cache.written(look("UPDATE other SET a = 1", writer, in_transaction=True))
     cache.left("c2")
-    cache.written(look("COMMIT", writer))
     assert len(cache) == 1
 
 
@@ -145,10 +148,57 @@ def test_memory_is_bounded_and_the_oldest_goes_first() -> None:
     assert cache.declined == 1
 
 
-def test_other_processes_are_told_of_writes() -> None:
+def test_a_write_in_another_process_ends_an_entry_at_once(tmp_path: Path) -> None:
+    now = Now()
+    first, second = (
+        LocalResultCache(100_000, now, WriteMarks(tmp_path / "writes", index, 2))
+        for index in range(2)
+    )
+    sql = "SELECT * FROM orders"
+    for cache in (first, second):
+        one = look(sql)
+        assert cache.lookup(one, "k", 0) is None
+        cache.store(one, "k", rows(), 1000)
+        assert cache.lookup(look(sql), "k", 0) is not None
+    second.written(look("UPDATE orders SET a = 1"))
+    assert first.lookup(look(sql), "k", 0) is None
+    assert len(first) == 0
+    assert second.lookup(look(sql), "k", 0) is None
+
+
+def test_an_end_of_a_transaction_that_nobody_saw_begin_empties_it() -> None:
     cache, _ = filled()
-    told: list[frozenset[str] | None] = []
-    cache.on_written = told.append
-    cache.written(look("UPDATE orders SET a = 1"))
-    cache.written(look("DROP TABLE orders"))
-    assert told == [frozenset({"orders"}), None]
+    cache.written(look("COMMIT", client(number=7)))
+    assert len(cache) == 0
+    cache, _ = filled()
+    reader = client(number=7)
+    cache.written(look("BEGIN", reader))
+    cache.written(look("COMMIT", reader, in_transaction=True))
+    assert len(cache) == 1
+    cache.written(look("COMMIT PREPARED 'x'"))
+    assert len(cache) == 0
+
+
+def test_a_function_of_the_users_may_write_anything() -> None:
+    cache, _ = filled()
+    cache.written(look("SELECT my_own_function()"))
+    assert len(cache) == 0
+    cache, _ = filled()
+    writer = client(number=2)
+    cache.written(look("BEGIN", writer))
+    cache.written(look("SELECT my_own_function()", writer, in_transaction=True))
+    one = look("SELECT * FROM orders")
+    assert cache.lookup(one, "k", 0) is None
+    cache.store(one, "k", rows(), 1000)
+    cache.written(look("COMMIT", writer, in_transaction=True))
+    assert len(cache) == 0
+
+
+def test_cleared_and_resized() -> None:
+    cache, _ = filled()
+    cache.resize(10)
+    assert len(cache) == 0
+    assert cache.bytes == 0
+    cache, _ = filled()
+    cache.clear()
+    assert cache.lookup(look("SELECT * FROM orders"), "k", 0) is None
