@@ -5,12 +5,16 @@ Plugins for tests, written in WAT: sources beside this file, and what turns them
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, cast
 
 import wasmtime
 
 from proxy.hooks.points import EMPTY_CHAINS, Completion, HookChains
+from proxy.plugins.ffi import Imports
+from proxy.plugins.host.guest import Guest
+from proxy.plugins.host.services import Services
 from proxy.plugins.manager import PluginManager
 from proxy.settings.model import Settings
 from proxy.settings.plugin_model import Plugins
@@ -113,6 +117,13 @@ class Waiting(Completion):
         self.future.set_result((answer, failed_cause))
 
 
+def exported(store: wasmtime.Store, module: wasmtime.Module, name: str) -> wasmtime.Func:
+    """A function of a new instance, called through the public API."""
+    function = wasmtime.Instance(store, module, []).exports(store)[name]
+    assert isinstance(function, wasmtime.Func)
+    return function
+
+
 class FakeSandbox:
     """Memory without a module, for host functions."""
 
@@ -139,3 +150,19 @@ class FakeImports:
 
     def __init__(self, sandbox: FakeSandbox) -> None:
         self.active: FakeSandbox | None = sandbox
+
+
+def fake_guest(
+    permissions: Iterable[str] = (),
+    config: dict[str, Any] | None = None,
+    services: Services | None = None,
+    memory_bytes: int = 200,
+    is_fast: bool = True,
+) -> Guest:
+    """A guest whose memory is a buffer and whose sandbox only notes deadlines."""
+    # Imports and Sandbox are final, as they are bound to the C library; a guest uses three of
+    # their methods, which the fakes have.
+    imports = cast(Imports, FakeImports(FakeSandbox(memory_bytes)))
+    return Guest(
+        "p", frozenset(permissions), config or {}, services or Services(), imports, is_fast
+    )

@@ -7,6 +7,7 @@ import pytest
 
 from proxy.errors import PluginFailed
 from proxy.hooks.points import PRE_QUERY
+from proxy.observe.counters import HookStats
 from proxy.plugins.builder import Builder
 from proxy.plugins.host.services import Services
 from proxy.plugins.lifecycle import State
@@ -24,9 +25,9 @@ def builder():
 
 async def test_a_generation_comes_out_initialized(tmp_path, builder):
     path = put(tmp_path, "p", body_wat("(i64.const 0)"), manifest("p"))
-    stats = {}
+    stats: dict[int, HookStats] = {}
     generation = await builder.build(await asyncio.to_thread(builder.read, path), 7, stats)
-    assert generation.life.state is State.INITIALIZED
+    assert generation.life.state.name == "INITIALIZED"
     assert generation.number == 7
     assert list(stats) == [PRE_QUERY]
     assert builder.services.logs.of("p").line_bytes == 2048

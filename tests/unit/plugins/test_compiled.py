@@ -5,7 +5,7 @@ import wasmtime
 
 from proxy.plugins.compiled import CompiledCache
 from proxy.plugins.runtime import runtime
-from tests.support.wat import wasm_of
+from tests.support.wat import exported, wasm_of
 
 WASM = bytes(wasmtime.wat2wasm('(module (func (export "f") (result i32) (i32.const 7)))'))
 HASH = "ab" * 32
@@ -26,7 +26,7 @@ def run(module):
     store = wasmtime.Store(runtime().engine)
     store.set_fuel(1000)
     store.set_epoch_deadline(1000)
-    return wasmtime.Instance(store, module, []).exports(store)["f"](store)
+    return exported(store, module, "f")(store)
 
 
 def test_the_second_time_is_a_hit(directory):

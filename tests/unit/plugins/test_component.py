@@ -5,6 +5,7 @@ import wasmtime
 
 from proxy.errors import PluginFailed
 from proxy.hooks.points import CUSTOM_HOOK, PRE_QUERY
+from proxy.settings.plugin_model import PluginLimits
 from tests.support.wat import FakePipeline, Waiting, make_manager, manifest, put, wasm_of
 
 BLOCK = b'{"action":"block","value":"no"}'
@@ -15,9 +16,15 @@ async def loaded(tmp_path):
     pipeline = FakePipeline()
     put(
         tmp_path, "comp", wasm_of("component"),
-        manifest("comp", hooks='"pre_query", "custom_hook"'),
+        # Little fuel and much time: on a loaded machine too, fuel is what ends a loop.
+        manifest(
+            "comp",
+            hooks='"pre_query", "custom_hook"',
+            more="[limits]\nfuel = 1_000_000\ntimeout_ms = 10_000",
+        ),
     )  # fmt: skip
-    manager = make_manager(tmp_path, pipeline)
+    limits = PluginLimits(timeout_ms=10_000, auth_timeout_ms=10_000)
+    manager = make_manager(tmp_path, pipeline, limits=limits)
     await manager.start()
     yield manager, pipeline.chains
     await manager.stop()

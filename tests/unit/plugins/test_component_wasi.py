@@ -4,13 +4,13 @@ import pytest
 from wasmtime import WasmtimeError
 
 from proxy.plugins.component_wasi import _functions
-from proxy.plugins.host.guest import Guest
 from proxy.plugins.host.services import Services
+from tests.support.wat import fake_guest
 
 
 def functions(name, *permissions):
     services = Services(now_us=lambda: 3_000_007, random_bytes=lambda count: b"\x01" * count)
-    guest = Guest("p", frozenset(permissions), {}, services, None, True)
+    guest = fake_guest(permissions, services=services)
     return _functions(name, guest)
 
 

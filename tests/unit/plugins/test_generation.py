@@ -8,6 +8,7 @@ from proxy.errors import PluginFailed
 from proxy.hooks.points import CUSTOM_HOOK, PRE_QUERY
 from proxy.plugins import generation as generations
 from proxy.plugins.lifecycle import NotActive, State
+from proxy.plugins.subscriber import PluginHook
 from tests.support.wat import (
     FakePipeline,
     Waiting,
@@ -101,6 +102,7 @@ async def test_failures_are_told_a_few_times_only(tmp_path, caplog):
     manager = make_manager(tmp_path, pipeline)
     await manager.start()
     hook = pipeline.chains.points[PRE_QUERY][0]
+    assert isinstance(hook, PluginHook)
     for _ in range(12):
         hook.breaker.state = "closed"
         hook.breaker._failures.clear()

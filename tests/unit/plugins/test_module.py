@@ -27,7 +27,7 @@ LEGACY = """(module
 
 
 def look(wat, text, suffix=".toml"):
-    module = wasmtime.Module(runtime().engine, wasmtime.wat2wasm(wat))
+    module = wasmtime.Module(runtime().engine, bytes(wasmtime.wat2wasm(wat)))
     parsed = parse_manifest(Path(f"p{suffix}"), text.encode())
     return inspect(module, parsed, LIMIT), parsed
 

@@ -1,10 +1,12 @@
 """The proof at start, and that it is one: a clock that does not tick is found out."""
 
+from typing import cast
+
 import pytest
 
 from proxy.errors import PluginFailed
 from proxy.plugins import selftest
-from proxy.plugins.runtime import runtime
+from proxy.plugins.runtime import Runtime, runtime
 
 
 def test_both_ways_of_stopping_work_here():
@@ -27,5 +29,5 @@ def test_a_dead_clock_is_found(monkeypatch):
     runtime().ticker.stop()
     monkeypatch.setattr(selftest, "_BACKSTOP_FUEL", 20_000_000)
     with pytest.raises(PluginFailed, match="was to be stopped by timeout, and was by fuel"):
-        selftest.self_test(Dead())
+        selftest.self_test(cast(Runtime, Dead()))
     runtime().ticker.start()

@@ -29,43 +29,44 @@ WASM, MANIFEST = b"\0asm module", b'name = "p"'
 PRIVATE, PUBLIC, KEY_ID = generate_key()
 KEY = parse_private_key(PRIVATE, "key")
 ROOT = TrustRoot({KEY_ID: KEY.public_key()}, {KEY_ID: "me"})
+NOTHING_REVOKED = Revocations()
 
 
-def signed(**changes):
-    options = {
-        "name": "p",
-        "version": "1.0.0",
-        "abi": 1,
-        "wasm": WASM,
-        "manifest": MANIFEST,
-        "not_before": NOW - timedelta(days=1),
-        "not_after": NOW + timedelta(days=1),
-    }
-    return sign(KEY, **(options | changes))
+def signed():
+    return sign(
+        KEY,
+        name="p",
+        version="1.0.0",
+        abi=1,
+        wasm=WASM,
+        manifest=MANIFEST,
+        not_before=NOW - timedelta(days=1),
+        not_after=NOW + timedelta(days=1),
+    )
 
 
-def check(content, **changes):
-    options = {
-        "root": ROOT,
-        "revocations": Revocations(),
-        "name": "p",
-        "version": "1.0.0",
-        "wasm": WASM,
-        "manifest": MANIFEST,
-        "now": NOW,
-        "allow_legacy": False,
-    } | changes
+def check(
+    content,
+    root=ROOT,
+    revocations=NOTHING_REVOKED,
+    name="p",
+    version="1.0.0",
+    wasm=WASM,
+    manifest=MANIFEST,
+    now=NOW,
+    allow_legacy=False,
+):
     return verify(
-        options["root"],
-        options["revocations"],
+        root,
+        revocations,
         content,
-        options["name"],
-        options["version"],
-        options["wasm"],
-        hashlib.sha256(options["wasm"]).hexdigest(),
-        hashlib.sha256(options["manifest"]).hexdigest(),
-        options["now"],
-        options["allow_legacy"],
+        name,
+        version,
+        wasm,
+        hashlib.sha256(wasm).hexdigest(),
+        hashlib.sha256(manifest).hexdigest(),
+        now,
+        allow_legacy,
     )
 
 

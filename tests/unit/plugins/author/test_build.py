@@ -1,8 +1,9 @@
 """Building: what is missing or wrong is told."""
 
+import shutil
+
 import pytest
 
-from proxy.plugins.author import build as building
 from proxy.plugins.author.build import BuildFailed, build
 from tests.support.wat import manifest
 
@@ -36,7 +37,7 @@ def test_wat(tmp_path):
 def test_a_missing_tool_is_named_with_how_to_get_it(tmp_path, monkeypatch, name, text, tool):
     (tmp_path / "p.toml").write_text(manifest("p"))
     (tmp_path / name).write_text(text)
-    monkeypatch.setattr(building.shutil, "which", lambda _tool: None)
+    monkeypatch.setattr(shutil, "which", lambda _tool: None)
     with pytest.raises(BuildFailed, match=f"{tool} is not installed; install"):
         build(tmp_path)
 

@@ -17,6 +17,7 @@ from proxy.hooks.points import (
     ROUTE,
 )
 from proxy.plugins.author.harness import Harness
+from proxy.plugins.subscriber import PluginHook
 from tests.support.wat import body_wat, manifest, put
 
 ECHO = (
@@ -98,8 +99,10 @@ async def test_custom_hook_runs_on_its_thread_and_filters_filter(tmp_path):
 async def test_grants_and_config_of_the_operator(tmp_path):
     path = put(tmp_path, "p", body_wat("(i64.const 0)"), manifest("p", more="[config]\na = 1"))
     async with Harness(path, grants=(), config={"a": 2}) as harness:
-        assert harness.subscriber(PRE_QUERY).permissions == frozenset()
-        assert harness.subscriber(PRE_QUERY).owner.blueprint.config == {"a": 2}
+        hook = harness.subscriber(PRE_QUERY)
+        assert isinstance(hook, PluginHook)
+        assert hook.permissions == frozenset()
+        assert hook.owner.blueprint.config == {"a": 2}
 
 
 async def test_a_plugin_that_does_not_load(tmp_path):

@@ -13,7 +13,9 @@ def test_an_archive(tmp_path):
     assert first.name == "plug-1.2.0.tar.gz"
     with tarfile.open(first) as archive:
         assert archive.getnames() == ["p.toml", "p.wasm"]
-        assert archive.extractfile("p.wasm").read() == path.read_bytes()
+        module = archive.extractfile("p.wasm")
+        assert module is not None
+        assert module.read() == path.read_bytes()
     content = first.read_bytes()
     path.touch()
     assert pack(path, tmp_path / "out").read_bytes() == content

@@ -5,16 +5,15 @@ import hashlib
 import pytest
 
 from proxy.plugins.host import env
-from proxy.plugins.host.guest import Guest
 from proxy.plugins.host.kv import KvBounds, LocalKv
 from proxy.plugins.host.services import Services
-from tests.support.wat import FakeImports, FakeSandbox
+from tests.support.wat import fake_guest
 
 
 @pytest.fixture
 def guest():
     services = Services(kv=LocalKv(KvBounds(key_bytes=4, value_bytes=10, plugin_keys=2)))
-    return Guest("p", frozenset(), {}, services, FakeImports(FakeSandbox(200)), True)
+    return fake_guest(services=services)
 
 
 def test_kv(guest):

@@ -7,16 +7,14 @@ from proxy.plugins.host.guest import (
     BAD_POINTER,
     MAX_WAITS,
     TOO_LARGE,
-    Guest,
     HostFault,
 )
-from proxy.plugins.host.services import Services
-from tests.support.wat import FakeImports, FakeSandbox
+from tests.support.wat import fake_guest
 
 
 @pytest.fixture
 def guest():
-    return Guest("p", frozenset(), {}, Services(), FakeImports(FakeSandbox(100)), True)
+    return fake_guest(memory_bytes=100)
 
 
 def code_of(call, *arguments):

@@ -5,15 +5,15 @@ import hashlib
 import pytest
 
 from proxy.plugins.host import plain
-from proxy.plugins.host.guest import MISSING, TOO_LARGE, Guest
-from proxy.plugins.host.services import Services, wall_clock_us
-from tests.support.wat import FakeImports, FakeSandbox
+from proxy.plugins.host.guest import MISSING, TOO_LARGE
+from proxy.plugins.host.services import wall_clock_us
+from tests.support.wat import fake_guest
 
 
 @pytest.fixture
 def guest():
     config = {"text": "as it is", "list": [1, "é"]}
-    return Guest("p", frozenset(), config, Services(), FakeImports(FakeSandbox(200)), True)
+    return fake_guest(config=config)
 
 
 def test_config_get(guest):

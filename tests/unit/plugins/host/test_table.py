@@ -7,7 +7,7 @@ import json
 import pytest
 import wasmtime
 
-from proxy.hooks.points import PRE_QUERY
+from proxy.hooks.points import PRE_QUERY, Subscriber
 from proxy.plugins.host import table
 from proxy.plugins.host.guest import HostFault
 from proxy.plugins.host.services import HttpFetcher, QueryRunner
@@ -39,7 +39,7 @@ class Caller:
         self.pipeline = FakePipeline()
         self.manager = make_manager(directory, self.pipeline, grants=PERMISSIONS)
         self.directory = directory
-        self.hook = None
+        self.hook: Subscriber | None = None
 
     async def load(self, imports, body, data):
         put(self.directory, "p", wat(imports, body, data), manifest("p", permissions=EVERYTHING))
@@ -48,6 +48,7 @@ class Caller:
         self.hook = self.pipeline.chains.points[PRE_QUERY][0]
 
     async def answer(self):
+        assert self.hook is not None
         if self.hook.is_slow:
             waiting = Waiting()
             self.hook.call_slow(b"{}", waiting)
@@ -302,7 +303,7 @@ async def test_http(caller):
 
 
 def imported(text):
-    module = wasmtime.Module(runtime().engine, wasmtime.wat2wasm(f"(module {text})"))
+    module = wasmtime.Module(runtime().engine, bytes(wasmtime.wat2wasm(f"(module {text})")))
     return module.imports[0].type
 
 

@@ -3,14 +3,12 @@
 import pytest
 
 from proxy.plugins.host import wasi
-from proxy.plugins.host.guest import Guest
-from proxy.plugins.host.services import Services
-from tests.support.wat import FakeImports, FakeSandbox
+from tests.support.wat import fake_guest
 
 
 @pytest.fixture
 def guest():
-    return Guest("p", frozenset(), {}, Services(), FakeImports(FakeSandbox(200)), True)
+    return fake_guest()
 
 
 def test_nothing_without_permission(guest):
