@@ -24,8 +24,8 @@ import wasmtime
 from wasmtime import _ffi as capi
 
 U32: Final = 0xFFFFFFFF
-TICK_MS: Final = 5
-"""Resolution of time limits; a tick is a short-lived thread, 0.5 % of a core at this rate."""
+TICK_MS: Final = 10
+"""Resolution of time limits; a tick is a short-lived thread, 0.5 to 1 % of a core at this rate."""
 TICK_NS: Final = TICK_MS * 1_000_000
 _PYBUF_WRITE: Final = 0x200
 
