@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from proxy.errors import Refusal
 from proxy.protocol import tags
 from proxy.server.frontend import FrontendConnection
+from proxy.session.exchange import Exchange
 from proxy.session.relay import BUSY, IDLE
 from proxy.session.session import Session
 from proxy.settings.model import Pool
@@ -36,7 +37,11 @@ def _look_at(
 ) -> None:
     exchange = session.exchange
     if session.phase == BUSY and exchange is not None:
-        if query_us and now_us - exchange.started_us > query_us:
+        if _waits_for_client(exchange):
+            # A pipeline without its Sync holds a server connection as a transaction does.
+            if transaction_us and now_us - session.idle_since_us > transaction_us:
+                session.fatal(_idle_in_transaction())
+        elif query_us and now_us - exchange.started_us > query_us:
             session.time_out_query()
         return
     since_us = session.waiting_since_us
@@ -48,13 +53,7 @@ def _look_at(
     idle_for_us = now_us - session.idle_since_us
     if session.status != tags.STATUS_IDLE:
         if transaction_us and idle_for_us > transaction_us:
-            session.fatal(
-                Refusal(
-                    "25P03",
-                    "terminating connection due to idle-in-transaction timeout",
-                    hint="The limit is pool.idle_transaction_timeout.",
-                )
-            )
+            session.fatal(_idle_in_transaction())
     elif idle_us and idle_for_us > idle_us:
         session.fatal(
             Refusal(
@@ -63,3 +62,22 @@ def _look_at(
                 hint="The limit is pool.client_idle_timeout.",
             )
         )
+
+
+def _waits_for_client(exchange: Exchange) -> bool:
+    """Whether all that the client has sent is answered, and its Sync still to come."""
+    steps = exchange.steps
+    return (
+        exchange.is_open
+        and not exchange.copy_in
+        and steps is not None
+        and exchange.at >= len(steps)
+    )
+
+
+def _idle_in_transaction() -> Refusal:
+    return Refusal(
+        "25P03",
+        "terminating connection due to idle-in-transaction timeout",
+        hint="The limit is pool.idle_transaction_timeout.",
+    )

@@ -283,6 +283,7 @@ class Relay(LinkUser):
 
     def on_steps_done(self) -> None:
         """All replies so far have come: a message that had to wait for them may go on."""
+        self.idle_since_us = self._clock.now_us()
         self.pump()
 
     # -- at the end of an exchange
