@@ -35,7 +35,7 @@ from proxy.plugins.loader import Source, module_paths, stamps
 from proxy.plugins.registry import PluginView, Record
 from proxy.plugins.runtime import runtime
 from proxy.plugins.selftest import self_test
-from proxy.plugins.watch import watch
+from proxy.plugins.watch import look, watch
 from proxy.settings.model import Settings
 from proxy.settings.plugin_model import Plugins
 
@@ -109,7 +109,7 @@ class PluginManager(Drained):
         if not self.is_on:
             return
         self._prepare()
-        self._start_watching()
+        await self._start_watching()
         reports = await self.reload()
         for event in reports:
             override = self.settings.settings.get(event.plugin)
@@ -122,10 +122,13 @@ class PluginManager(Drained):
                     "of that name", name, self.settings.dir,
                 )  # fmt: skip
 
-    def _start_watching(self) -> None:
-        if self.settings.dir is not None and self.settings.watch:
+    async def _start_watching(self) -> None:
+        """Before the directory is loaded: a file that comes while it is must be seen as new."""
+        directory = self.settings.dir
+        if directory is not None and self.settings.watch:
+            known = await asyncio.to_thread(look, directory)
             loop = asyncio.get_running_loop()
-            self._watcher = loop.create_task(watch(self.settings.dir, self.reload))
+            self._watcher = loop.create_task(watch(directory, known, self.reload))
 
     async def _stop_watching(self) -> None:
         watcher, self._watcher = self._watcher, None
@@ -170,7 +173,7 @@ class PluginManager(Drained):
             connect_services(self.services, settings, loop, self._node_address)
         if (old.dir, old.watch) != (self.settings.dir, self.settings.watch):
             await self._stop_watching()
-            self._start_watching()
+            await self._start_watching()
         found: EventList = []
         async with self._lock:
             for name, override in self.settings.settings.items():

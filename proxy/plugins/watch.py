@@ -50,9 +50,12 @@ async def wait_for_rest(directory: Path, rest_s: float = REST_S) -> Stamps:
     return seen
 
 
-async def watch(directory: Path, changed: Callable[[], Awaitable[object]]) -> None:
-    """Call `changed` whenever the plugin files changed and came to rest. Until cancelled."""
-    known = await asyncio.to_thread(look, directory)
+async def watch(directory: Path, known: Stamps, changed: Callable[[], Awaitable[object]]) -> None:
+    """
+    Call `changed` whenever the plugin files changed and came to rest. Until cancelled.
+
+    `known` is what `look` saw before the files were last loaded: what came since is a change.
+    """
     while True:
         try:
             async for _ in awatch(

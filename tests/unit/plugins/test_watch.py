@@ -2,21 +2,35 @@
 
 import asyncio
 
+import pytest
+
+from proxy.plugins import watch as watching
 from proxy.plugins.watch import look, wait_for_rest, watch
 from tests.support.wat import FakePipeline, body_wat, make_manager, manifest, put, until
 
 
-async def test_a_change_is_told_after_the_files_rest(tmp_path):
+@pytest.fixture
+def often(monkeypatch):
+    """Look soon at what no event told of: events from before the watch stood are lost."""
+    monkeypatch.setattr(watching, "LOOK_ANYWAY_MS", 300)
+
+
+async def test_a_change_is_told_after_the_files_rest(tmp_path, often):
     told = asyncio.Event()
 
     async def changed():
         told.set()
 
-    task = asyncio.create_task(watch(tmp_path, changed))
-    await asyncio.sleep(0.1)
+    known = look(tmp_path)
     put(tmp_path, "one", body_wat("(i64.const 0)"))
+    # What came before the watch began is told as well.
+    task = asyncio.create_task(watch(tmp_path, known, changed))
+    await asyncio.wait_for(told.wait(), 20)
+    told.clear()
+    put(tmp_path, "two", body_wat("(i64.const 0)"))
     await asyncio.wait_for(told.wait(), 20)
     task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_rest_is_waited_for(tmp_path):
@@ -40,7 +54,7 @@ async def test_a_directory_that_is_not_there_has_nothing(tmp_path):
     assert look(tmp_path / "missing") == ()
 
 
-async def test_added_changed_and_removed_files_are_followed(tmp_path):
+async def test_added_changed_and_removed_files_are_followed(tmp_path, often):
     pipeline = FakePipeline()
     manager = make_manager(tmp_path, pipeline, watch=True)
     await manager.start()
