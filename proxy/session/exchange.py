@@ -209,6 +209,8 @@ class Exchange:
     is_failed      an error was sent; what follows up to the Sync is skipped
     owes_sync      the client's Sync was not sent on yet: behind a COPY IN it would count for nothing,
                    or the proxy owes one of its own
+    copied         the data of a COPY IN is complete, and nothing was sent since: no reply that is
+                   still owed can be a CopyInResponse
     replies        messages that are answered so far, while there are no steps
     commands       commands that are complete; commands_sent: those that were asked for
     effects        what they do to the names of statements, where they do anything
@@ -229,6 +231,7 @@ class Exchange:
         "commands",
         "commands_sent",
         "completions",
+        "copied",
         "copy_in",
         "effects",
         "error",
@@ -272,6 +275,7 @@ class Exchange:
         self.leaves_state = False
         self.in_transaction = False
         self.copy_in = False
+        self.copied = False
         self.owes_sync = False
         self.replies = 0
         self.commands = 0

@@ -1,0 +1,27 @@
+"""COPY IN by the extended protocol, as drivers send it: the Sync is on its way before the data."""
+
+import pytest
+
+from proxy.protocol import backend, frontend
+from tests.support.playbook import READY, Playbook, bind, complete, execute, parse
+
+COPY_DATA = b"d\x00\x00\x00\x061\n"
+COPY_DONE = b"c\x00\x00\x00\x04"
+COPY_IN_RESPONSE = b"G\x00\x00\x00\x07\x00\x00\x00"
+
+
+@pytest.mark.parametrize("flush", [b"", frontend.FLUSH], ids=["plain", "flushed"])
+@pytest.mark.parametrize("is_split", [False, True], ids=["at once", "message by message"])
+def test_sync_behind_the_data_ends_the_copy(flush: bytes, is_split: bool) -> None:
+    play = Playbook()
+    pieces = [parse(b"", b"COPY t FROM STDIN"), bind(b""), flush, execute(), flush, frontend.SYNC]
+    for piece in pieces if is_split else [b"".join(pieces)]:
+        play.f(piece)
+    play.b(backend.PARSE_COMPLETE)
+    play.b(backend.BIND_COMPLETE)
+    assert play.b(COPY_IN_RESPONSE) == COPY_IN_RESPONSE
+    assert play.f(COPY_DATA).endswith(COPY_DATA)
+    # A server sends CommandComplete only when it has this Sync.
+    assert play.f(COPY_DONE + frontend.SYNC).endswith(COPY_DONE + frontend.SYNC)
+    assert play.b(complete(b"COPY 1") + READY).endswith(READY)
+    assert play.broker.free == [play.link]
