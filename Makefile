@@ -12,6 +12,12 @@ PIP_INSTALL = HEADGATE_COMPILE=0 $(BIN)/python -m pip install --disable-pip-vers
 PYTEST = $(BIN)/python -m pytest
 # System tests have a cluster for each worker; more workers than two only wait for the cores.
 PYTEST_PARALLEL ?= -n 2 --dist loadfile
+# Tests that the compiled build runs again: those of compiled modules, and those of statements on
+# their way through a whole proxy. What the others test (the demo, the command line, settings,
+# documents, signals, worker processes) is the same Python in both builds, and not on that way.
+COMPILED_TESTS = $(addprefix tests/unit/,auth hooks plugins pool protocol routing server session sql) \
+	$(filter-out $(addprefix tests/system/test_,check.py demo.py lifecycle.py workers.py), \
+	$(wildcard tests/system/test_*.py))
 HAS_COMPILER = $(BIN)/python -c 'import sys, hatch_build as h; sys.exit(not h.has_compiler())'
 SOURCES = $(shell find proxy hatch_build.py -name '*.py' 2>/dev/null)
 
@@ -43,7 +49,7 @@ $(VENV)/installed-test: $(VENV)/made pyproject.toml constraints.txt
 demo: $(VENV)/installed-demo  ## a primary, a standby, plugins and the proxy; ARGS=--check runs the tour
 	@$(BIN)/headgate demo $(ARGS)
 
-test: $(VENV)/installed-test lint  ## lint, the whole suite, and again on the compiled build
+test: $(VENV)/installed-test lint  ## lint, the whole suite, and the hot path again on the compiled build
 	@$(HAS_COMPILER) || echo "no C compiler here: the compiled build is not tested"
 	$(MAKE) --no-print-directory test-python
 	@if $(HAS_COMPILER); then $(MAKE) --no-print-directory test-compiled; fi
@@ -71,7 +77,7 @@ test-compiled: compiled
 	@# Tests and examples may be newer than the compiled modules.
 	@$(BIN)/python hatch_build.py --refresh $(COMPILED)
 	cd $(COMPILED) && PYTHONPATH=$(CURDIR)/$(COMPILED) $(CURDIR)/$(PYTEST) $(PYTEST_PARALLEL) \
-		$(ARGS)
+		$(or $(ARGS),$(COMPILED_TESTS))
 
 bench: compiled  ## the benchmark table against PgBouncer; ARGS='--seconds 5'
 	$(BIN)/python -m benchmarks.run --compiled $(COMPILED) $(ARGS)
