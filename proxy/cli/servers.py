@@ -56,6 +56,7 @@ async def _ask(node: Node, settings: Settings) -> _Answer:
                 password=str(password) or None,
                 database=settings.monitor.database,
                 ssl=tls_of(node.tls),
+                direct_tls=node.tls.negotiation == "direct",
                 statement_cache_size=0,
                 server_settings={"application_name": "headgate check"},
             )

@@ -288,6 +288,7 @@ class _Probe:
             password=str(login.password) or None,
             database=login.database,
             ssl=tls_of(self._settings.tls),
+            direct_tls=self._settings.tls.negotiation == "direct",
             timeout=self._monitor.settings.pool.connect_timeout,
             statement_cache_size=0,
             server_settings={
@@ -315,6 +316,7 @@ def tls_of(tls: model.NodeTls) -> ssl.SSLContext | str:
     if tls.mode in ("disable", "prefer"):
         return tls.mode
     context = ssl.create_default_context(cafile=str(tls.ca) if tls.ca is not None else None)
+    context.set_alpn_protocols(["postgresql"])
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.check_hostname = tls.mode == "verify-full"
     if tls.mode == "require" and tls.ca is None:

@@ -132,6 +132,7 @@ class AuthQuery(SecretLookup):
             password=password,
             database=database,
             ssl=how,
+            direct_tls=node.tls.negotiation == "direct",
             timeout=self._settings.pool.connect_timeout,
             statement_cache_size=0,
             server_settings={"application_name": "headgate auth.query"},

@@ -30,7 +30,7 @@ from proxy.server.login_backend import (
     login_backend,
 )
 from proxy.server.rawsocket import RawSocket
-from proxy.server.tls import make_node_tls, peer_end_point_hash
+from proxy.server.tls import ALPN_POSTGRESQL, make_node_tls, peer_end_point_hash
 from proxy.session.link import BackendLink
 from proxy.settings.model import Database, Node, Settings
 
@@ -233,6 +233,10 @@ class ServerDialer(Dialer):
         if context is None:
             return ServerSecurity(False, is_unix, b"")
         session: ssl.SSLObject = transport.get_extra_info("ssl_object")
+        if node.tls.negotiation == "direct" and session.selected_alpn_protocol() != ALPN_POSTGRESQL:
+            # As libpq: without the name it may not be PostgreSQL that answers (rule 29).
+            transport.abort()
+            raise _lost(node, "08001", "took direct TLS without ALPN postgresql")
         return ServerSecurity(True, True, peer_end_point_hash(session))
 
     async def _connect_and_negotiate(self, node: Node) -> tuple[RawSocket, ssl.SSLContext | None]:
@@ -263,6 +267,8 @@ class ServerDialer(Dialer):
         context = self._contexts[node.name]
         if context is None or node.host.startswith("/"):
             return None
+        if node.tls.negotiation == "direct":
+            return context
         await raw.write(SSL_REQUEST)
         answer = await raw.read_exactly(1)
         if answer == b"S":

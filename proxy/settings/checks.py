@@ -184,6 +184,14 @@ def _check_nodes(nodes: tuple[Node, ...], problems: Problems) -> None:
 def _check_node_tls(tls: NodeTls, path: Path, problems: Problems) -> None:
     _check_certificate(tls.cert, tls.key, path, problems)
     _check_authorities(tls.ca, (*path, "ca"), problems)
+    if tls.negotiation == "direct" and tls.mode in ("disable", "prefer"):
+        # As libpq: without TLS there would be nothing to fall back to.
+        problems.add(
+            (*path, "negotiation"),
+            "direct TLS cannot be optional",
+            'node.tls.mode "require", "verify-ca" or "verify-full"',
+            describe(tls.mode),
+        )
 
 
 def _check_databases(settings: Settings, problems: Problems) -> None:

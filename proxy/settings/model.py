@@ -242,6 +242,9 @@ class NodeTls(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     mode: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
     """As libpq's sslmode. Reload: yes, for new connections."""
+    negotiation: Literal["postgres", "direct"] = "postgres"
+    """As libpq's sslnegotiation: direct begins with TLS at once, which PostgreSQL 17 and newer take, and
+    needs a mode of at least require. Reload: yes, for new connections."""
     ca: OptionalPath = None
     """Certificates of the authorities that sign the server's; for verify-ca and verify-full "" is
     the system's. Reload: yes, for new connections."""
