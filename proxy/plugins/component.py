@@ -219,6 +219,7 @@ class ComponentInstance:
             read_init_answer(answer)
 
     def _refuel(self, fuel: int, ticks: int) -> None:
+        self.linked.deadline.begin()
         ffi.FAST.set_fuel(self._context, c_uint64(fuel))
         ffi.FAST.set_deadline(self._context, c_uint64(ticks))
 

@@ -125,8 +125,8 @@ class _Entry:
     """Everything a fast call touches, found once per instance."""
 
     __slots__ = (
-        "address", "buffer", "capacity", "fuel", "instance", "invoke", "read_fuel", "set_deadline",
-        "set_fuel", "slots", "trap",
+        "address", "buffer", "capacity", "deadline", "fuel", "instance", "invoke", "read_fuel",
+        "set_deadline", "set_fuel", "slots", "trap",
     )  # fmt: skip
 
     def __init__(self, instance: Instance, hook: int, fuel: int, ticks: int) -> None:
@@ -138,6 +138,7 @@ class _Entry:
         self.buffer = instance.buffer
         self.capacity = len(instance.buffer)
         self.address = instance.address
+        self.deadline = instance.sandbox.deadline
         self.set_fuel, self.set_deadline = instance.sandbox.refuellers(fuel, ticks)
         self.read_fuel, self.fuel = instance.sandbox.fuel_reader()
 
@@ -173,6 +174,7 @@ class ResidentHook(PluginHook):
         if entry is None:
             entry = self._enter()
         started = perf_counter_ns()
+        entry.deadline.expired_ns = 0
         entry.set_fuel()
         entry.set_deadline()
         length = len(payload)
@@ -239,6 +241,7 @@ class ResidentHook(PluginHook):
             # and the hook has not run yet, so nothing happens twice.
             self.owner.discard(instance)
             entry = self._enter()
+            entry.deadline.expired_ns = 0
             entry.set_fuel()
             entry.set_deadline()
             instance = entry.instance

@@ -1,10 +1,13 @@
 """The fast call path, against wasmtime's public API, and every way in which a guest stops."""
 
+import ctypes
+
 import pytest
 import wasmtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.plugins import ffi
 from proxy.plugins.ffi import (
     FAST,
     SLOW,
@@ -152,6 +155,28 @@ def test_the_clock_stops_a_loop_with_fuel_to_spare(sandbox):
     with pytest.raises(GuestStopped) as caught:
         bound(sandbox, "loop", 0)()
     assert caught.value.cause == "timeout"
+
+
+def test_a_call_that_runs_on_is_told_from_two_that_each_met_a_tick(sandbox, monkeypatch):
+    now = 1 << 40
+    monkeypatch.setattr(ffi, "monotonic_ns", lambda: now)
+    monkeypatch.setattr(ffi, "thread_time_ns", lambda: now)
+    mix = bound(sandbox, "mix", 2)
+    for _ in range(3):
+        # The time is up before the guest has done anything, each time a tick later.
+        sandbox.refuel(FUEL, 0)
+        assert mix(1, 2) == (1 << 32) | 2
+        now += ffi.TICK_NS
+    sandbox.refuel(FUEL, 0)
+    mix(1, 2)
+    now += ffi.TICK_NS
+    sandbox.extend(0)
+    mix(1, 2)
+    # The same call, as no new one has begun.
+    now += ffi.TICK_NS
+    FAST.set_deadline(sandbox._context, ctypes.c_uint64(0))
+    with pytest.raises(GuestStopped, match="time limit exceeded"):
+        mix(1, 2)
 
 
 def test_a_trap_at_the_memory_limit_is_called_memory(sandbox):

@@ -44,6 +44,15 @@ async def test_calls_are_counted_and_timed(load):
     assert stats.errors == {"trap": 1}
 
 
+async def test_a_call_does_not_inherit_the_last_ones_time(load):
+    hook = await load(MOODY, manifest("p"))
+    hook.call(b"{}")
+    deadline = hook.owner.resident().sandbox.deadline
+    deadline.expired_ns = 1
+    hook.call(b"{}")
+    assert deadline.expired_ns != 1
+
+
 async def test_half_open_lets_one_call_try(load, monkeypatch):
     now = 1_000_000_000_000
     monkeypatch.setattr(subscribers, "perf_counter_ns", lambda: now)
