@@ -65,8 +65,15 @@ def is_alive(pid: int) -> bool:
         return False
 
 
-def is_gone(pid: int) -> bool:
-    return not is_alive(pid)
+def kill_worker(proxy: RunningProxy, worker: int) -> None:
+    """End a worker, and wait until nothing of it is left: all its threads, and so its sockets."""
+    process = Path(f"/proc/{worker_pids(proxy)[worker]}")
+    os.kill(int(process.name), signal.SIGKILL)
+    wait_until(partial(is_gone, process), what="the end of the worker")
+
+
+def is_gone(process: Path) -> bool:
+    return not process.exists()
 
 
 def client_of_each(proxy: RunningProxy, opened: list[Client], **more: Any) -> dict[int, Client]:
@@ -288,8 +295,7 @@ def test_limits_forget_the_clients_of_a_dead_worker(
 ) -> None:
     running = proxy(workers=WORKERS, pool={"max_client_connections": 60})
     client_of_each(running, opened)
-    os.kill(worker_pids(running)[0], signal.SIGKILL)
-    wait_until(lambda: worker_pids(running).keys() == {0, 1}, what="another worker 0")
+    kill_worker(running, 0)
     wait_until(lambda: running.metrics().value("headgate_ready") == WORKERS)
     left = [c for c in opened if worker_of(c.info.backend_pid) == 1]
     for _ in range(60 - len(left)):
@@ -304,8 +310,7 @@ def test_a_new_worker_has_the_settings_of_the_others(
     good = running.config
     # Not reloaded: nobody has these yet.
     running.write_config(pool={"max_client_connections": 1}, node=[])
-    os.kill(worker_pids(running)[1], signal.SIGKILL)
-    wait_until(lambda: "another takes its place" in running.log_text())
+    kill_worker(running, 1)
     wait_until(lambda: running.metrics().value("headgate_ready") == WORKERS)
     assert len(client_of_each(running, opened)) == WORKERS
     running.config = good
@@ -318,9 +323,7 @@ def test_a_new_worker_keeps_what_operators_ordered(
     running = proxy(workers=WORKERS, examples=("no-drop",))
     assert running.api("POST", "/api/plugins/no-drop/disable", {})[0] < 300
     for worker in range(WORKERS):
-        pid = worker_pids(running)[worker]
-        os.kill(pid, signal.SIGKILL)
-        wait_until(partial(is_gone, pid))
+        kill_worker(running, worker)
         wait_until(lambda: running.metrics().value("headgate_ready") == WORKERS)
     for client in client_of_each(running, opened).values():
         with pytest.raises(psycopg.errors.UndefinedTable):
