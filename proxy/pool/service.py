@@ -22,6 +22,7 @@ from proxy.pool.health import HealthMonitor, Spawn
 from proxy.pool.nodes import Nodes, NodesWatcher
 from proxy.pool.plan import plan_of
 from proxy.routing.node import ROLE_NAMES, Node
+from proxy.session.link import BackendLink
 from proxy.session.ports import Clock
 from proxy.settings.model import Settings
 
@@ -51,7 +52,8 @@ class LoopErrands(Errands):
 
     def cancel(self, slot: Slot) -> None:
         """Cancel what runs on a connection, in a task."""
-        self._spawn(self._cancel(slot), "cancel on a server connection")
+        # Taken now: a client that left in the middle of an exchange has its connection closed next.
+        self._spawn(self._cancel(slot, slot.link), "cancel on a server connection")
 
     def flush_soon(self) -> None:
         """Have the broker keep its promises when the current callback is over."""
@@ -91,9 +93,8 @@ class LoopErrands(Errands):
             self.broker.on_opened(slot, link)
             self._monitor.suggest_login(pool.user, pool.database)
 
-    async def _cancel(self, slot: Slot) -> None:
+    async def _cancel(self, slot: Slot, link: BackendLink | None) -> None:
         is_certain = False
-        link = slot.link
         try:
             if link is not None:
                 async with asyncio.timeout(self.connect_timeout_s):

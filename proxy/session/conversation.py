@@ -377,7 +377,6 @@ class Conversation(Relay):
         self.phase = BUSY
         exchange.node = link.node
         exchange.sent = True
-        exchange.copied = False
         if link.reported_id != self.state.known_id:
             was_unsafe = self.intake.is_unsafe
             for name, value in self.state.differences(link):

@@ -30,7 +30,7 @@ from proxy.session.exchange import (
 )
 from proxy.session.intake import Intake
 from proxy.session.link import BackendLink
-from proxy.session.namespace import Use
+from proxy.session.namespace import Renaming, Use
 
 STATEMENT: Final = 83  # "S" of Describe and Close
 
@@ -360,8 +360,11 @@ def _with_names(
     """The text with the link's names in it, behind the Parses of those not yet there (rule 11)."""
     pieces: list[bytes] = []
     names: list[bytes] = []
-    if exchange.renames is None:
-        exchange.renames = {}
+    renaming = Renaming()
+    if exchange.renaming is not None:
+        # Of several texts only the last one's positions are known; names are known of all.
+        renaming.names = exchange.renaming.names
+    exchange.renaming = renaming
     for use in uses:
         key = use.prepared.key
         used.append(key)
@@ -370,8 +373,7 @@ def _with_names(
             pieces.append(_prepare(link, use.prepared, steps, None, used, max_prepared))
             name = link.prepared[key]
         names.append(name)
-        exchange.renames[name] = use.name
-    return Made(b"".join(pieces), namespace.renamed(text, uses, names))
+    return Made(b"".join(pieces), namespace.renamed(text, uses, names, renaming))
 
 
 def _stand_in(

@@ -18,7 +18,7 @@ from proxy.session.inspection import Inspection, RowSet
 from proxy.sql.statement import StatementFacts, TextFacts
 
 if TYPE_CHECKING:
-    from proxy.session.namespace import Effect
+    from proxy.session.namespace import Effect, Renaming
 
 # How a batch ends.
 END_SYNC: Final = 0
@@ -209,12 +209,10 @@ class Exchange:
     is_failed      an error was sent; what follows up to the Sync is skipped
     owes_sync      the client's Sync was not sent on yet: behind a COPY IN it would count for nothing,
                    or the proxy owes one of its own
-    copied         the data of a COPY IN is complete, and nothing was sent since: no reply that is
-                   still owed can be a CopyInResponse
     replies        messages that are answered so far, while there are no steps
     commands       commands that are complete; commands_sent: those that were asked for
     effects        what they do to the names of statements, where they do anything
-    renames        server's names that stand in texts sent, to the client's
+    renaming       names that were replaced in texts sent, to be put back in an error
     sent           something of it went to a server
     forwarded      bytes that went to the client for it
     rows, sqlstate, error   of its last statement
@@ -231,7 +229,6 @@ class Exchange:
         "commands",
         "commands_sent",
         "completions",
-        "copied",
         "copy_in",
         "effects",
         "error",
@@ -246,7 +243,7 @@ class Exchange:
         "may_unpin",
         "node",
         "owes_sync",
-        "renames",
+        "renaming",
         "replies",
         "retries",
         "running",
@@ -275,13 +272,12 @@ class Exchange:
         self.leaves_state = False
         self.in_transaction = False
         self.copy_in = False
-        self.copied = False
         self.owes_sync = False
         self.replies = 0
         self.commands = 0
         self.commands_sent = 0
         self.effects: list[Effect] | None = None
-        self.renames: dict[bytes, bytes] | None = None
+        self.renaming: Renaming | None = None
         self.node = ""
         self.retries = 0
         self.is_retrying = False

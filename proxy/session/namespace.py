@@ -78,6 +78,24 @@ class Use:
         self.end = end
 
 
+@final
+class Renaming:
+    """
+    What was put in place of what in the texts of an exchange, to be put back in its error.
+
+    names      server's name to the client's
+    ends       where each replaced name ends, in characters of the text sent
+    longer_by  how much longer it is than what stood there
+    """
+
+    __slots__ = ("ends", "longer_by", "names")
+
+    def __init__(self) -> None:
+        self.names: dict[bytes, bytes] = {}
+        self.ends: list[int] = []
+        self.longer_by: list[int] = []
+
+
 def refusal_of(facts: TextFacts) -> Refusal | None:
     """Why a text is refused for the names in it: those of the proxy's own belong to no client."""
     for statement in facts.statements:
@@ -221,6 +239,7 @@ def uses_of(
 ) -> list[Use]:
     """The protocol-level statements that a text names, in order."""
     found: list[Use] = []
+    gone: list[bytes] = []
     at = 0
     for statement in facts.statements:
         kind = statement.prepared
@@ -228,12 +247,16 @@ def uses_of(
         if base < 0:
             break
         at = base + len(statement.text)
-        if kind == PREPARED_NONE or kind == PREPARED_DISCARD_ALL or not statement.prepared_name:
+        if kind == PREPARED_NONE:
             continue
+        if kind == PREPARED_DISCARD_ALL or not statement.prepared_name:
+            break  # Whatever has a name behind this was prepared behind it.
         name = statement.prepared_name.encode("utf-8", "surrogateescape")
         prepared = intake.statements.get(name)
-        if prepared is None:
+        if prepared is None or name in gone:
             continue
+        if kind == PREPARED_DEALLOCATE:
+            gone.append(name)
         if overrides is not None and kind == PREPARED_EXECUTE:
             prepared = overrides.get(name, prepared)
         start, end = find_name(statement.text, _KEYWORDS[kind], name)
@@ -242,24 +265,45 @@ def uses_of(
     return found
 
 
-def renamed(text: bytes, uses: list[Use], names: list[bytes]) -> bytes:
+def renamed(text: bytes, uses: list[Use], names: list[bytes], renaming: Renaming) -> bytes:
     """The text with each used name replaced by the server's."""
     pieces: list[bytes] = []
     at = 0
+    characters = 0
     for index in range(len(uses)):
         use = uses[index]
+        name = names[index]
+        renaming.names[name] = use.name
         pieces.append(text[at : use.start])
-        pieces.append(names[index])
+        pieces.append(name)
+        characters += _characters(text[at : use.start]) + len(name)
+        renaming.ends.append(characters)
+        renaming.longer_by.append(len(name) - _characters(text[use.start : use.end]))
         at = use.end
     pieces.append(text[at:])
     return b"".join(pieces)
 
 
-def with_client_names(reply: bytes, renames: dict[bytes, bytes]) -> bytes:
-    """An ErrorResponse (a frame) that speaks of the client's names again."""
+def _characters(text: bytes) -> int:
+    return len(text.decode("utf-8", "replace"))
+
+
+def with_client_names(reply: bytes, renaming: Renaming) -> bytes:
+    """An ErrorResponse (a frame) that speaks of the client's names and text again."""
     body = reply[5:]
-    for name in renames:
-        body = body.replace(b'"' + name + b'"', b'"' + renames[name] + b'"')
+    names = renaming.names
+    for name in names:
+        body = body.replace(b'"' + name + b'"', b'"' + names[name] + b'"')
+    at = body.find(b"\x00P")
+    end = body.find(b"\x00", at + 2)
+    position = body[at + 2 : end]
+    if at >= 0 and end > 0 and position.isdigit() and len(position) < 10:
+        number = int(position)
+        original = number
+        for index in range(len(renaming.ends)):
+            if number > renaming.ends[index]:
+                original -= renaming.longer_by[index]
+        body = body[: at + 2] + str(original).encode() + body[end:]
     return reply[0:1] + (len(body) + 4).to_bytes(4, "big") + body
 
 

@@ -75,8 +75,8 @@ def on_error(
             exchange.is_open = True
             exchange.owes_sync = is_own
     link.unnamed = None
-    if exchange.renames is not None:
-        reply = namespace.with_client_names(reply, exchange.renames)
+    if exchange.renaming is not None:
+        reply = namespace.with_client_names(reply, exchange.renaming)
     exchange.is_failed = True
     exchange.sqlstate = sqlstate
     exchange.error = message

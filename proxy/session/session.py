@@ -203,7 +203,7 @@ class Session(Conversation):
                     return False
                 steps = exchange.steps
                 if steps is not None and exchange.at < len(steps):
-                    if (exchange.owes_sync or self._may_copy) and not exchange.copied:
+                    if exchange.owes_sync or self._may_copy:
                         # A Sync is dropped by the server if one of the replies is CopyInResponse.
                         return False
                 elif exchange.owes_sync:
@@ -233,8 +233,10 @@ class Session(Conversation):
         if ended != tags.SYNC:
             # CopyDone or CopyFail; or a message that fails the COPY at the server.
             exchange.copy_in = False
-            # The server keeps its reply to itself until the Sync or Flush behind the data.
-            exchange.copied = True
+            if exchange.is_open:
+                # The server keeps its reply to itself until the Sync or Flush behind the data, and
+                # the client's Sync waits for it: the next reply may be another CopyInResponse.
+                link.send(frontend.FLUSH)
         return True
 
     # -- out of band

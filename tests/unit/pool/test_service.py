@@ -168,6 +168,14 @@ async def test_a_cancel_is_sent_and_the_connection_reused_after_it(world: World)
     assert (await world.client()).link is waiter.link
 
 
+async def test_a_cancel_is_sent_for_a_connection_that_is_closed_at_once(world: World) -> None:
+    waiter = await world.client()
+    world.service.broker.cancel(waiter.link)
+    world.service.broker.discard(waiter.link, "client left in the middle of an exchange")
+    await world.settle()
+    assert world.dialer.cancelled == [waiter.link]
+
+
 @pytest.mark.parametrize("is_deaf", [True, False])
 async def test_a_cancel_of_unknown_fate_ends_the_connection(world: World, is_deaf: bool) -> None:
     waiter = await world.client()

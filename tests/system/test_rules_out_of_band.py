@@ -1,0 +1,263 @@
+"""Rules 26, 27 and 40: what comes at any time, servers that end, and what is tried again."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+
+from proxy.demo.cluster import EmbeddedPostgres, EmbeddedStandby
+from proxy.demo.workspace import Workspace
+from tests.support.system import wait_until
+from tests.system.differential import (
+    CLOSED,
+    FLUSH,
+    READY,
+    SYNC,
+    Differential,
+    Peer,
+    Until,
+    bind,
+    execute,
+    make_differential,
+    parse,
+    query,
+    ready,
+    run,
+    sqlstates,
+)
+
+
+@pytest.fixture(scope="module")
+def both(
+    workspace: Workspace, primary: EmbeddedPostgres, standby: EmbeddedStandby
+) -> Iterator[Differential]:
+    yield from make_differential(workspace, primary, standby, "rules-out-of-band")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param([query("DO $$ BEGIN RAISE NOTICE 'one'; RAISE WARNING 'two'; END $$"), READY],
+                     id="notices"),
+        pytest.param([run("DO $$ BEGIN RAISE NOTICE 'one'; END $$") + run("SELECT 1") + SYNC,
+                      READY], id="notices, extended"),
+        pytest.param([query("DROP TABLE IF EXISTS nowhere"), READY], id="notice of a command"),
+        pytest.param([query("SET client_min_messages = debug1"), READY, query("SELECT 1"), READY,
+                      query("RESET client_min_messages"), READY], id="debug messages"),
+        pytest.param([query("SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'German, DMY'"), READY,
+                      query("RESET ALL"), READY], id="ParameterStatus"),
+        pytest.param([query("BEGIN; SET LOCAL application_name = 'local'"), READY,
+                      query("ROLLBACK"), READY], id="ParameterStatus of a rollback"),
+        pytest.param([run("SET application_name = 'x'") + run("SHOW application_name") + SYNC,
+                      READY], id="ParameterStatus, extended"),
+        pytest.param([query("LISTEN here; NOTIFY here, 'payload'"), READY, query("UNLISTEN *"),
+                      READY], id="notification of one's own"),
+        pytest.param([query("LISTEN here"), READY, query("BEGIN; NOTIFY here"), READY,
+                      query("SELECT 1"), READY, query("COMMIT"), READY], id="at the commit"),
+        pytest.param([query("LISTEN here"), READY, run("NOTIFY here, 'a'") + SYNC, READY,
+                      query("UNLISTEN here; NOTIFY here"), READY], id="notification, extended"),
+    ],
+)  # fmt: skip
+def test_rule_26_what_comes_at_any_time(both, script):
+    both.same(script)
+
+
+def test_rule_26_a_notification_reaches_an_idle_client(both):
+    with both.through() as peer:
+        peer.ask(query("LISTEN news"))
+        pid = peer.pid()
+        for number in range(3):
+            both.sql(f"NOTIFY news, 'item {number}'")
+            (frame,) = peer.wait(Until(b"A"))
+            assert frame.body[4:] == b"news\0item %d\0" % number
+        assert peer.pid() == pid
+        peer.ask(query("UNLISTEN *"))
+        with both.through() as other:
+            both.sql("NOTIFY news, 'too late'")
+            assert other.value("SELECT 1") == "1"
+        assert peer.value("SELECT 1") == "1"
+        assert not [frame for frame in peer.frames[-3:] if frame.tag == b"A"]
+
+
+def kill_9(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def terminator(both: Differential) -> Callable[[int], None]:
+    def terminate(pid: int) -> None:
+        assert both.row(f"SELECT pg_terminate_backend({pid})") == (True,)
+
+    return terminate
+
+
+def serving(both: Differential, text: str) -> int:
+    """Wait until a server process is at this text, or in a transaction after it; its id."""
+    like = text.replace("'", "''")
+
+    def pids() -> list[int]:
+        rows = both.admin.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = 'rules' AND state <> 'idle'"
+            f" AND query LIKE '%{like}%' AND pid <> pg_backend_pid()".encode()
+        ).fetchall()
+        return [row[0] for row in rows]
+
+    wait_until(pids, what=f"a process at {text}")
+    (pid,) = pids()
+    return pid
+
+
+def is_gone(both: Differential, pid: int) -> bool:
+    return both.row(f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}") == (0,)
+
+
+def test_rule_26_a_fatal_on_an_idle_connection_is_not_shown_to_the_next_client(both):
+    with both.through() as peer:
+        for _ in range(6):
+            pid = peer.pid()
+            terminator(both)(pid)
+            wait_until(partial(is_gone, both, pid))
+            assert peer.pid() != pid
+        assert not [frame for frame in peer.frames if frame.tag in (b"E", b"N")]
+
+
+def test_rule_26_a_fatal_of_a_pinned_connection_ends_its_client(both):
+    with both.through() as peer:
+        peer.ask(query("CREATE TEMP TABLE pinned ()"))
+        pid = peer.pid()
+        terminator(both)(pid)
+        peer.wait(CLOSED)
+        (error,) = [frame for frame in peer.frames if frame.tag == b"E"]
+        assert (error.fields["S"], error.fields["C"]) == ("FATAL", "57P01")
+    both.usable()
+
+
+@pytest.mark.parametrize(
+    ("start", "until", "text"),
+    [
+        pytest.param(query("BEGIN"), READY, "BEGIN", id="idle in a transaction"),
+        pytest.param(run("SELECT 'open'") + FLUSH, Until(b"C"), "SELECT 'open'", id="open group"),
+        pytest.param(query("INSERT INTO item SELECT 990, pg_sleep(60)::text"), None, "INSERT",
+                     id="writing"),
+        pytest.param(query("BEGIN; SELECT pg_sleep(60)"), None, "pg_sleep", id="in a statement"),
+        pytest.param(query("COPY item FROM STDIN"), Until(b"G"), "COPY", id="in a COPY"),
+    ],
+)  # fmt: skip
+def test_rule_26_a_terminated_connection_ends_its_client_as_postgresql_does(
+    both, start, until, text
+):
+    traces: list[list[str]] = []
+    for port in (both.server.port, both.proxy.port):
+        with Peer(port) as peer:
+            peer.send(start)
+            if until is not None:
+                peer.wait(until)
+            terminator(both)(serving(both, text))
+            peer.wait(CLOSED)
+            # Where in a COPY it was is a context that the proxy does not repeat.
+            traces.append([line.split("\\x00W")[0].rstrip("'") for line in peer.trace()])
+    assert traces[1] == traces[0]
+    assert sqlstates(traces[1]) == ["57P01"]
+    both.usable()
+    assert both.row("SELECT count(*) FROM item WHERE id = 990") == (0,)
+
+
+def test_rule_26_and_40_a_server_that_crashes_is_left_and_taken_again(
+    own_cluster: tuple[EmbeddedPostgres, EmbeddedStandby], workspace: Workspace
+) -> None:
+    primary, standby = own_cluster
+    for both in make_differential(workspace, primary, standby, "rules-crash"):
+        with both.through() as writing, both.through() as idle, both.through() as inside:
+            idle.ask(parse("kept", "SELECT 'kept'") + SYNC)
+            inside.ask(query("BEGIN"))
+            writing.send(query("INSERT INTO item SELECT 991, pg_sleep(60)::text"))
+            pid = serving(both, "INSERT%pg_sleep")
+            # The server kills all its processes when one of them ends like this.
+            kill_9(pid)
+            writing.wait(CLOSED)
+            errors = [frame.fields for frame in writing.frames if frame.tag == b"E"]
+            assert len(errors) == 1
+            assert errors[0]["S"] == "FATAL"
+            assert errors[0]["C"] in ("08006", "57P02")
+            inside.wait(CLOSED)
+            assert [f.fields["S"] for f in inside.frames if f.tag == b"E"] == ["FATAL"]
+            deadline = time.monotonic() + 20
+
+            def answers() -> bool:
+                frames = idle.ask(bind("kept") + execute() + SYNC)
+                return any(frame.tag == b"D" for frame in frames)
+
+            while not answers():
+                assert time.monotonic() < deadline
+                assert not idle.is_closed
+        both.usable()
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_rule_40_a_read_that_nothing_was_seen_of_is_tried_again(both, extended):
+    text = "SELECT count(*) FROM item AS waiting WHERE id < 5"
+    data = run(text) + SYNC if extended else query(text)
+    with both.direct() as locking, both.through() as peer:
+        locking.ask(query("BEGIN; LOCK TABLE item IN ACCESS EXCLUSIVE MODE"))
+        peer.send(data)
+        pid = serving(both, "AS waiting")
+        terminator(both)(pid)
+        wait_until(partial(is_gone, both, pid))
+        assert serving(both, "AS waiting") != pid
+        locking.ask(query("ROLLBACK"))
+        frames = peer.wait(READY)
+        assert [frame.values for frame in frames if frame.tag == b"D"] == [[b"4"]]
+        assert not [frame for frame in frames if frame.tag == b"E"]
+
+
+def test_rule_40_a_read_is_tried_again_once_only(both):
+    with both.direct() as locking, both.through() as peer:
+        locking.ask(query("BEGIN; LOCK TABLE item IN ACCESS EXCLUSIVE MODE"))
+        peer.send(query("SELECT count(*) FROM item AS unlucky"))
+        for _ in range(2):
+            pid = serving(both, "AS unlucky")
+            terminator(both)(pid)
+            wait_until(partial(is_gone, both, pid))
+        peer.wait(CLOSED)
+        assert sqlstates(peer.trace()) == ["57P01"]
+    both.usable()
+
+
+def test_rule_40_a_read_that_was_seen_in_part_is_not_tried_again(both):
+    with both.through() as peer:
+        peer.send(query("SELECT i FROM generate_series(1, 50000000) i"))
+        peer.wait(Until(b"D"))
+        terminator(both)(serving(both, "generate_series"))
+        peer.wait(CLOSED)
+        assert [frame.tag for frame in peer.frames].count(b"T") == 1
+        # The error comes between two rows, or not at all.
+        assert sqlstates([frame.normal() for frame in peer.frames[-1:]]) in ([], ["57P01"])
+    both.usable()
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (query("INSERT INTO item SELECT 992, pg_sleep(30)::text"), "pg_sleep(30)"),
+        (run("INSERT INTO item SELECT 992, pg_sleep(31)::text") + SYNC, "pg_sleep(31)"),
+        (query("SELECT pg_sleep(32)"), "pg_sleep(32)"),
+        (query("BEGIN READ ONLY; SELECT pg_sleep(33)"), "pg_sleep(33)"),
+    ],
+)
+def test_rule_40_what_may_have_done_something_is_never_tried_again(both, data, text):
+    with both.through() as peer:
+        peer.send(data)
+        terminator(both)(serving(both, text))
+        peer.wait(CLOSED)
+        assert sqlstates(peer.trace()) == ["57P01"]
+    assert both.row("SELECT count(*) FROM item WHERE id = 992") == (0,)
+
+
+def test_rule_27_an_error_in_each_of_many_pipelined_groups(both):
+    groups = b"".join(
+        run(f"SELECT {number} / ({number} % 3)") + SYNC + query(f"SELECT {number}")
+        for number in range(150)
+    )
+    both.same([groups, ready(300)])
