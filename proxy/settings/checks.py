@@ -149,8 +149,6 @@ def _check_pool(settings: Settings, problems: Problems) -> None:
         problems.add(
             ("pool", "min_size"), "above pool.size", f"at most {pool.size}", str(pool.min_size)
         )
-    if pool.reset_query_always and not pool.reset_query:
-        problems.add(("pool", "reset_query_always"), "needs pool.reset_query")
     for number, database in enumerate(settings.database):
         if 0 < database.pool_size < pool.min_size:
             problems.add(

@@ -202,11 +202,6 @@ class Pool(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Longest idle time of a client, then it is closed (57P05); "0" is no limit. Reload: yes."""
     max_prepared_statements: Count = 200
     """Prepared statements kept on one server connection. Reload: yes."""
-    reset_query: str = "DISCARD ALL"
-    """SQL that cleans a server connection of a client's session, where what it left behind is more
-    than the proxy can undo itself. Reload: yes."""
-    reset_query_always: bool = False
-    """Run reset_query at each release, in every mode. Reload: yes."""
 
 
 class Routing(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

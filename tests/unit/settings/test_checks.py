@@ -161,10 +161,6 @@ def test_addresses() -> None:
             "3: pool.min_size: above pool.size; expected at most 1; got 2",
         ),
         (
-            '[pool]\nreset_query = ""\nreset_query_always = true\n',
-            "3: pool.reset_query_always: needs pool.reset_query",
-        ),
-        (
             '[pool]\nmin_size = 2\n[[database]]\nname = "a"\npool_size = 1\n',
             "5: database[0].pool_size: below pool.min_size; expected at least 2; got 1",
         ),

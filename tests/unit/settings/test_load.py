@@ -148,8 +148,8 @@ port = 77777
 size = -1
 wait_timeout = 30
 idle_timeout = "5 parsecs"
-reset_query_always = "yes"
 [auth]
+allow_remote_trust = "yes"
 method = "trsut"
 [[node]]
 host = "x"
@@ -172,7 +172,7 @@ drain_timeout = "5000d"
         "5: pool.size: out of range; expected an integer from 1 to 1000000; got -1",
         f"6: pool.wait_timeout: wrong type; expected {duration}; got 30",
         f'7: pool.idle_timeout: wrong form; expected {duration}; got "5 parsecs"',
-        '8: pool.reset_query_always: wrong type; expected true or false; got "yes"',
+        '9: auth.allow_remote_trust: wrong type; expected true or false; got "yes"',
         "10: auth.method: unknown value; did you mean trust?; expected "
         '"trust" | "password" | "md5" | "scram-sha-256" | "cert"; got "trsut"',
         "11: node[0].name: required and not there; expected a string like ^[A-Za-z0-9_.-]{1,63}$",
@@ -231,12 +231,12 @@ drain_timeout = "5000d"
             "4: pool.size: wrong type; expected an integer from 1 to 1000000; got 1.0",
         ),
         (
-            NODE + "[pool]\nreset_query = 1",
-            "4: pool.reset_query: wrong type; expected a string; got 1",
+            NODE + "[auth]\nquery_user = 1",
+            "4: auth.query_user: wrong type; expected a string; got 1",
         ),
         (
-            NODE + '[pool]\nreset_query = "a\\u0000"',
-            '4: pool.reset_query: holds a NUL character; expected a string; got "a\\u0000"',
+            NODE + '[auth]\nquery_user = "a\\u0000"',
+            '4: auth.query_user: holds a NUL character; expected a string; got "a\\u0000"',
         ),
         (NODE + "[auth]\nusers_file = 1", "4: auth.users_file: wrong type; expected a path; got 1"),
         (
@@ -302,7 +302,8 @@ port = "${PORT}"
 [pool]
 size = "${SIZE:-7}"
 wait_timeout = "${WAIT}"
-reset_query_always = "${ALWAYS}"
+[routing]
+fallback_to_primary = "${FALLBACK}"
 [[node]]
 name = "${NAME:-pg1}"
 host = "db-${ZONE}.example"
@@ -312,12 +313,12 @@ key = ["${KEY}", { deep = "${KEY}" }]
 dir = "."
 """
     )
-    environ = {"PORT": "7000", "WAIT": "5ms", "ALWAYS": "true", "ZONE": "eu", "KEY": "k"}
+    environ = {"PORT": "7000", "WAIT": "5ms", "FALLBACK": "false", "ZONE": "eu", "KEY": "k"}
     settings = load(path, environ)
     assert settings.listen.port == 7000
     assert settings.pool.size == 7
     assert settings.pool.wait_timeout == 0.005
-    assert settings.pool.reset_query_always is True
+    assert settings.routing.fallback_to_primary is False
     assert settings.node[0].name == "pg1"
     assert settings.node[0].host == "db-eu.example"
     assert settings.plugins.settings["p"].config == {"key": ["k", {"deep": "k"}]}
