@@ -452,7 +452,9 @@ class HookPipeline(Gate):
         cache = self.cache
         if not seat.may_read_cache:
             return _FORBIDDEN
-        if cache is None or (inspection.is_extended and inspection.parameters is None):
+        if cache is None or not inspection.may_cache:
+            return _NEXT
+        if inspection.is_extended and inspection.parameters is None:
             return _NEXT
         rows = cache.lookup(inspection, answer.text, answer.millis)
         if rows is None:

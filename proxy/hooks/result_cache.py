@@ -1,8 +1,10 @@
 """
 The proxy's own result cache: rows that `cache_get` names a key for and `cache_set` agrees to keep.
 
-An entry is found only for the same key, database, user, identity, roles, search_path and role, and
-parameters. It ends with its time to live, with the memory limit (least recently used first), and
+An entry is found only for the same key and text (a key that a plugin gives to two statements must not
+give one the other's rows), and for the same database, user, identity, roles, parameters and formats, and
+settings of the session: search_path and role, but also TimeZone or a custom one that row level
+security looks at. It ends with its time to live, with the memory limit (least recently used first), and
 with a write to one of its tables: at the write, and again at the end of the writer's transaction,
 because until then others still read the old rows. A result whose read began before such a
 moment is not stored at all, and one that a sibling process has made stale is not found any more:
@@ -219,12 +221,14 @@ def _key_of(inspection: Inspection, key: str) -> Key:
     parameters = inspection.parameters
     return (
         key,
+        inspection.facts.text,
         client.database,
         client.branch,
         client.user,
         client.identity,
         tuple(client.roles),
         inspection.settings_key,
+        inspection.bind_key,
         None if parameters is None else tuple(parameters),
     )
 

@@ -97,12 +97,13 @@ def rows_from_server(data: bytes) -> RowSet | None:
     """
     Rows of one statement's reply as a server sent it, None for what cannot be given again.
 
-    Exactly one RowDescription in text format, its DataRows and a CommandComplete; messages that
+    Exactly one RowDescription, its DataRows and a CommandComplete; messages that
     say nothing about the rows (ParseComplete, BindComplete, ParameterStatus ...) are passed over.
     """
     columns: list[tuple[str, int]] | None = None
     rows: list[list[bytes | None]] = []
     is_complete = False
+    is_raw = False
     pos = 0
     size = len(data)
     try:
@@ -119,7 +120,7 @@ def rows_from_server(data: bytes) -> RowSet | None:
             elif tag == tags.ROW_DESCRIPTION:
                 if columns is not None:
                     return None
-                columns = _row_description(body)
+                columns, is_raw = _row_description(body)
             elif tag == tags.COMMAND_COMPLETE:
                 if is_complete:
                     return None
@@ -131,7 +132,9 @@ def rows_from_server(data: bytes) -> RowSet | None:
         return None
     if columns is None or not is_complete:
         return None
-    return RowSet(columns, rows)
+    found = RowSet(columns, rows)
+    found.is_raw = is_raw
+    return found
 
 
 _REPLIES_THAT_CANNOT_BE_KEPT: Final = frozenset(
@@ -152,21 +155,23 @@ _REPLIES_THAT_CANNOT_BE_KEPT: Final = frozenset(
 _FIELD_TAIL_BYTES: Final = 18  # table OID, column number, type OID, size, modifier, format
 
 
-def _row_description(body: bytes) -> list[tuple[str, int]]:
-    """Decode column names and types; ValueError for another format than text or a bad message."""
+def _row_description(body: bytes) -> tuple[list[tuple[str, int]], bool]:
+    """Decode column names and types, and whether any is binary; ValueError for a bad message."""
     count = int.from_bytes(body[0:2], "big")
     pos = 2
     columns = []
+    is_binary = False
     for _ in range(count):
         end = body.index(b"\0", pos)
         tail = body[end + 1 : end + 1 + _FIELD_TAIL_BYTES]
-        if len(tail) != _FIELD_TAIL_BYTES or tail[16:18] != b"\0\0":
-            raise ValueError("not a text column")
+        if len(tail) != _FIELD_TAIL_BYTES:
+            raise ValueError("a column that is cut off")
+        is_binary = is_binary or tail[16:18] != b"\0\0"
         columns.append((body[pos:end].decode(), int.from_bytes(tail[6:10], "big")))
         pos = end + 1 + _FIELD_TAIL_BYTES
     if pos != len(body):
         raise ValueError("bytes behind the last column")
-    return columns
+    return columns, is_binary
 
 
 def _data_row(body: bytes, width: int) -> list[bytes | None]:

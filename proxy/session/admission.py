@@ -132,11 +132,13 @@ def inspect_batch(
                 exchange.running.extend(parsed_here(exchange, prepared))
                 continue
             parameters: list[bytes | None] | None = None
+            bind_key = b""
             if wants_parameters or caches:
                 bind = decode_bind(batch, message)
                 if bind is None:
                     break
                 parameters = bind.parameters
+                bind_key = bind_key_of(prepared, bind)
             if not prepared.is_raw:
                 prepared.facts = classifier.exact(prepared.text)
             for statement in prepared.facts.statements:
@@ -150,6 +152,7 @@ def inspect_batch(
                     inspection.is_extended = True
                     inspection.phase = PHASE_EXECUTE
                     inspection.parameters = parameters
+                    inspection.bind_key = bind_key
                 found.extend(made)
                 exchange.running.append(made[len(made) - 1])
                 message.inspection = made[len(made) - 1]
@@ -180,6 +183,7 @@ def _look_up(
         return None
     facts = prepared.sql_facts.statements[0]
     inspection = Inspection(facts, client, True, PHASE_EXECUTE, inside, bind.parameters)
+    inspection.bind_key = bind_key_of(prepared, bind)
     inspection.is_judged = True
     message.inspection = inspection
     return inspection
@@ -269,6 +273,28 @@ def decode_bind(batch: Batch, message: Message) -> frontend.Bind | None:
     except ProtocolViolation as violation:
         message.refusal = Refusal(violation.sqlstate, violation.message)
         return None
+
+
+def bind_key_of(prepared: Prepared, bind: frontend.Bind) -> bytes:
+    """
+    What the same text and the same bytes of parameters can mean different things by: the types that
+    Parse names, and the formats. b"" where no types are named and all is text.
+    """
+    if len(prepared.tail) <= 2 and not any_binary(bind.parameter_formats + bind.result_formats):
+        return b""
+    return b"%b\x00%s\x00%s" % (
+        prepared.tail,
+        str(bind.parameter_formats).encode(),
+        str(bind.result_formats).encode(),
+    )
+
+
+def any_binary(formats: list[int]) -> bool:
+    """Whether any of these is another format than text."""
+    for found in formats:
+        if found != 0:
+            return True
+    return False
 
 
 def is_decided(inspections: list[Inspection]) -> bool:

@@ -61,7 +61,7 @@ def rows(answer: RowSet, formats: list[int]) -> bytes | None:
         values: list[bytes | None] = []
         for index in range(len(answer.columns)):
             value = row[index]
-            if value is not None and format_of(formats, index) == 1:
+            if value is not None and not answer.is_raw and format_of(formats, index) == 1:
                 value = binary(value, answer.columns[index][1])
                 if value is None:
                     return None

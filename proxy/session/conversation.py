@@ -90,7 +90,8 @@ class Conversation(Relay):
             inspection = self._judged[self._index]
             self._index += 1
             inspection.waiter = self
-            inspection.settings_key = self.intake.planning
+            if self._gate.caches:
+                outcome.note_for_cache(self, exchange, inspection)
             if not self._gate.judge(inspection):
                 return
             if inspection.verdict == VERDICT_REFUSE:

@@ -55,7 +55,24 @@ def needs_backend(batch: Batch) -> bool:
             prepared = message.prepared
             if prepared is None or not prepared.is_foreign:
                 continue
+        elif tag == tags.PARSE and batch.end == END_SYNC and is_answered(batch, message):
+            continue
         return True
+    return False
+
+
+def is_answered(batch: Batch, parse: Message) -> bool:
+    """
+    Whether an execution of what is parsed here is answered by the proxy, so that a server knows the
+    text as it is. Should it be executed on a server later, it is parsed there first.
+    """
+    for message in batch.messages:
+        if (
+            message.tag == tags.BIND
+            and message.answer is not None
+            and message.prepared is parse.prepared
+        ):
+            return True
     return False
 
 

@@ -219,6 +219,7 @@ class Exchange:
     statements     all inspections, in order; `running` those with an execution, in order of it
     steps, at      owed replies and the one that comes next; None: all are forwarded
     is_read        its route allowed a standby; it may be tried again elsewhere
+    only_reads     the first `looked_at` of `statements` are plain reads
     """
 
     __slots__ = (
@@ -240,8 +241,10 @@ class Exchange:
         "is_retrying",
         "is_timed_out",
         "leaves_state",
+        "looked_at",
         "may_unpin",
         "node",
+        "only_reads",
         "owes_sync",
         "renaming",
         "replies",
@@ -283,6 +286,8 @@ class Exchange:
         self.is_retrying = False
         self.is_timed_out = False
         self.may_unpin = False
+        self.only_reads = True
+        self.looked_at = 0
         self.capture: list[bytes] | None = None
         self.captured_bytes = 0
 

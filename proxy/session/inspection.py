@@ -28,13 +28,15 @@ class RowSet:
 
     columns  (name, type OID) pairs; OID 25 (text) where the plugin named none
     rows     each as long as columns; values in PostgreSQL's text format, None = NULL
+    is_raw   values are in the formats that the client asks for, and are not converted
     """
 
-    __slots__ = ("columns", "rows")
+    __slots__ = ("columns", "is_raw", "rows")
 
     def __init__(self, columns: list[tuple[str, int]], rows: list[list[bytes | None]]) -> None:
         self.columns = columns
         self.rows = rows
+        self.is_raw = False
 
 
 @final
@@ -78,7 +80,10 @@ class Inspection:
     In: facts, client, is_extended, phase, in_transaction, parameters (bind values in text form
     where the client sent text, raw bytes where binary; None where there are none), is_judged
     (its text was judged at Parse in the same group: only the cache is asked now), settings_key
-    (the session's search_path and role, where they differ), raw_text (the statement's own text
+    (all settings of the session that a result may depend on), may_cache (its result may be taken from
+    the result cache: nothing in its exchange has written before it, and nothing of its session but
+    settings can change what it sees), bind_key (formats of parameters and results, types of
+    parameters, as far as not usual), all three only while the gate caches; raw_text (the statement's own text
     where `facts` are those of another one that differs in constants only; b"" where they are exact:
     made so before a plugin is called, and not for those that nobody looks at), target (the statement
     that an SQL EXECUTE runs, a `session.exchange.Prepared`; `facts` are then those of its text).
@@ -88,6 +93,7 @@ class Inspection:
 
     __slots__ = (
         "answer",
+        "bind_key",
         "cache_epoch",
         "cache_key",
         "cache_max_age_ms",
@@ -98,6 +104,7 @@ class Inspection:
         "is_extended",
         "is_judged",
         "is_rewritten",
+        "may_cache",
         "outcome",
         "parameters",
         "phase",
@@ -131,6 +138,8 @@ class Inspection:
         self.is_judged = False
         self.raw_text = b""
         self.settings_key = b""
+        self.bind_key = b""
+        self.may_cache = False
         self.target: object | None = None
         self.chains: object | None = None
         self.waiter: object | None = None

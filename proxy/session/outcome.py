@@ -203,11 +203,38 @@ def answered(exchange: Exchange, batch: Batch) -> None:
         if inspection.verdict == VERDICT_ANSWER and inspection.answer is not None:
             outcome.rows = len(inspection.answer.rows)
             inspection.outcome = outcome
+            if inspection.is_judged:
+                # Who observes is told of the Parse that it was judged with.
+                for message in batch.messages:
+                    if message.tag == tags.PARSE and message.inspection is not None:
+                        message.inspection.outcome = outcome
     for message in batch.messages:
         if message.refusal is not None:
             exchange.sqlstate = message.refusal.sqlstate
             exchange.error = message.refusal.message
             break
+
+
+def note_for_cache(relay: "Relay", exchange: Exchange, inspection: Inspection) -> None:
+    """Whether a result may be kept or taken, and what makes it another one beside the text."""
+    statements = exchange.statements
+    at = exchange.looked_at
+    while statements[at] is not inspection:
+        if not statements[at].facts.is_read_only:
+            exchange.only_reads = False
+        at += 1
+    exchange.looked_at = at
+    state = relay.state
+    link = relay.link
+    inspection.may_cache = (
+        exchange.only_reads
+        # Temporary tables and the like: who has them reads something else by the same names.
+        and not state.pins
+        and not state.is_opaque
+        and (link is None or not (link.is_touched or link.is_opaque))
+    )
+    if inspection.may_cache:
+        inspection.settings_key = relay.intake.planning + b"\x03" + state.result_key()
 
 
 def is_wanted(exchange: Exchange) -> bool:

@@ -64,6 +64,7 @@ class SessionState:
 
     __slots__ = (
         "_local",
+        "_result_key",
         "custom",
         "desired",
         "due",
@@ -96,6 +97,7 @@ class SessionState:
         self.is_loaded = False
         self.is_local = False
         self._local = b""
+        self._result_key: bytes | None = None
         self.pins: list[str] = []
         self.desired: dict[str, bytes] = {}
         self.key = b""
@@ -105,6 +107,7 @@ class SessionState:
     def _want(self, desired: dict[str, bytes]) -> None:
         self.desired = desired
         self.key = settings_key(desired)
+        self._result_key = None
         isolation = desired.get("default_transaction_isolation", b"")
         self.is_serializable = isolation.lower() == b"serializable"
 
@@ -194,6 +197,18 @@ class SessionState:
             + b"\x00"
             + (role if role is not None else b"")
         )
+
+    def result_key(self) -> bytes:
+        """The settings that a result may depend on: all but the client's name for itself."""
+        key = self._result_key
+        if key is None:
+            key = self.key
+            if "application_name" in self.desired:
+                others = dict(self.desired)
+                others.pop("application_name")
+                key = settings_key(others)
+            self._result_key = key
+        return key
 
     def differences(self, link: BackendLink) -> list[tuple[bytes, bytes]]:
         """What the client must be told when `link` serves it next; it then counts as told."""

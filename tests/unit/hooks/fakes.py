@@ -237,9 +237,11 @@ class Setup:
         in_transaction: bool = False,
         parameters: list[bytes | None] | None = None,
     ) -> Inspection:
-        return Inspection(
+        made = Inspection(
             facts_of(text), self.client, is_extended, phase, in_transaction, parameters
         )
+        made.may_cache = True
+        return made
 
     def judge(self, text: bytes | str = "select 1") -> Inspection:
         """Judge a simple Query's statement outside a transaction, without waiting."""

@@ -94,7 +94,6 @@ def test_from_a_server() -> None:
         row(b"1") + DONE,
         description(("a", 25)) + description(("a", 25)) + DONE,
         description(("a", 25)) + DONE + DONE,
-        description(("a", 25), fmt=1) + row(b"1") + DONE,
         description(("a", 25)) + row(b"1", b"2") + DONE,
         description(("a", 25)) + message(b"E", b"") + DONE,
         description(("a", 25)) + message(b"N", b"") + DONE,
@@ -133,3 +132,13 @@ def test_any_bytes_crash_nothing(data: bytes) -> None:
     rows_from_server(data)
     rows_from_server(description(("a", 25)) + data)
     rows_from_json(data)
+
+
+def test_binary_values_are_kept_as_they_are() -> None:
+    found = rows_from_server(description(("a", 23), fmt=1) + row(b"\0\0\0\7") + DONE)
+    assert found is not None
+    assert found.is_raw
+    assert found.rows == [[b"\0\0\0\7"]]
+    text = rows_from_server(description(("a", 23)) + row(b"7") + DONE)
+    assert text is not None
+    assert not text.is_raw
