@@ -28,7 +28,7 @@ from proxy.plugins.check import CheckLine, check_plugins
 from proxy.plugins.events import Event, Events
 from proxy.plugins.generation import Generation
 from proxy.plugins.host.log import PluginLog
-from proxy.plugins.host.make import NodeAddress, connect_services
+from proxy.plugins.host.make import FindNode, connect_services
 from proxy.plugins.host.services import Services
 from proxy.plugins.lifecycle import DrainTimeout, State
 from proxy.plugins.loader import Source, module_paths, stamps
@@ -64,7 +64,7 @@ class PluginManager(Drained):
     All plugins of this process.
 
     Without `services` (`host.make.make_services`) plugins have a KV of this process and neither SQL
-    nor HTTP; `node_address` is what SQL asks for the primary after a reload of the settings.
+    nor HTTP; `find_node` is what SQL asks for the primary after a reload of the settings.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class PluginManager(Drained):
         pipeline: Installer,
         counters: Counters | None = None,
         services: Services | None = None,
-        node_address: NodeAddress | None = None,
+        find_node: FindNode | None = None,
     ) -> None:
         self.settings: Plugins = settings.plugins
-        self._node_address = node_address
+        self._find_node = find_node
         self.services = services or Services()
         self.events = Events()
         self.chains = EMPTY_CHAINS
@@ -170,7 +170,7 @@ class PluginManager(Drained):
         self._prepare().update(self.settings)
         if (old.query, old.http) != (self.settings.query, self.settings.http):
             loop = asyncio.get_running_loop()
-            connect_services(self.services, settings, loop, self._node_address)
+            connect_services(self.services, settings, loop, self._find_node)
         if (old.dir, old.watch) != (self.settings.dir, self.settings.watch):
             await self._stop_watching()
             await self._start_watching()

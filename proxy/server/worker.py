@@ -177,9 +177,9 @@ class Worker:
             self.pipeline,
             self.counters,
             make_services(
-                settings, asyncio.get_running_loop(), self._primary_address, kv_path=kv_path
+                settings, asyncio.get_running_loop(), self._primary_node, kv_path=kv_path
             ),
-            self._primary_address,
+            self._primary_node,
         )
         self.connection_hooks = ConnectionHooks(self.pipeline, prefix.decode())
         self.login_hooks = PluginLoginHooks(self.connection_hooks)
@@ -240,13 +240,13 @@ class Worker:
             ),
         )
 
-    def _primary_address(self) -> tuple[str, int] | None:
+    def _primary_node(self) -> Node | None:
         """Where SQL of plugins goes; None: no primary is known now."""
         known = self.pools.nodes.by_name
         for node in self.settings.node:
             state = known.get(node.name)
             if state is not None and state.is_up and state.role == ROLE_PRIMARY:
-                return node.host, node.port
+                return node
         return None
 
     # -- start and stop

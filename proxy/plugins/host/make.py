@@ -12,10 +12,10 @@ from proxy.plugins.host.kv_redis import RedisKv
 from proxy.plugins.host.kv_shared import SharedKv
 from proxy.plugins.host.query import PgQueryRunner
 from proxy.plugins.host.services import Services
-from proxy.settings.model import Settings
+from proxy.settings.model import Node, Settings
 from proxy.settings.plugin_model import Kv
 
-NodeAddress = Callable[[], tuple[str, int] | None]
+FindNode = Callable[[], Node | None]
 
 
 def make_kv(settings: Kv, shared_path: Path | None) -> KvStore:
@@ -36,15 +36,15 @@ def make_kv(settings: Kv, shared_path: Path | None) -> KvStore:
 def make_services(
     settings: Settings,
     loop: asyncio.AbstractEventLoop,
-    node_address: NodeAddress | None = None,
+    find_node: FindNode | None = None,
     kv_path: Path | None = None,
 ) -> Services:
     """
-    Everything for host functions. `node_address` gives the primary to ask for `db.query` (else the
+    Everything for host functions. `find_node` gives the primary to ask for `db.query` (else the
     first node of the file), `kv_path` a file that all worker processes of the proxy open.
     """
     services = Services(kv=make_kv(settings.kv, kv_path))
-    connect_services(services, settings, loop, node_address)
+    connect_services(services, settings, loop, find_node)
     return services
 
 
@@ -52,17 +52,15 @@ def connect_services(
     services: Services,
     settings: Settings,
     loop: asyncio.AbstractEventLoop,
-    node_address: NodeAddress | None,
+    find_node: FindNode | None,
 ) -> None:
     """Make the parts that follow a reload of the settings: SQL and HTTP."""
 
-    def first_node() -> tuple[str, int] | None:
-        return (settings.node[0].host, settings.node[0].port) if settings.node else None
+    def first_node() -> Node | None:
+        return settings.node[0] if settings.node else None
 
     query = settings.plugins.query
-    services.queries = (
-        PgQueryRunner(query, node_address or first_node, loop) if query.user else None
-    )
+    services.queries = PgQueryRunner(query, find_node or first_node, loop) if query.user else None
     services.http = (
         AllowedHttp(settings.plugins.http) if settings.plugins.http.allow_hosts else None
     )

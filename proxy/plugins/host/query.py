@@ -27,6 +27,8 @@ from proxy.plugins.host.guest import (
     HostFault,
 )
 from proxy.plugins.host.services import QueryRunner
+from proxy.pool.health import tls_of
+from proxy.settings.model import Node
 from proxy.settings.plugin_model import PluginQuery
 
 logger = logging.getLogger("headgate.plugins")
@@ -40,20 +42,21 @@ _SLACK_S: Final = 0.5
 @final
 class PgQueryRunner(QueryRunner):
     """
-    Queries on the primary. `address` gives host and port of the node to ask, now; None: none.
+    Queries on the primary. `find_node` gives the node to ask, now; None: none. Its `[node.tls]` holds
+    here as for clients: a password never goes to a server that they would not be sent to.
     """
 
     def __init__(
         self,
         settings: PluginQuery,
-        address: Callable[[], tuple[str, int] | None],
+        find_node: Callable[[], Node | None],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._settings = settings
-        self._address = address
+        self._find_node = find_node
         self._loop = loop
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
-        self._pool_address: tuple[str, int] | None = None
+        self._pool_node: Node | None = None
         self._lock = asyncio.Lock()
 
     def run(self, plugin: str, sql: str, parameters: list[object]) -> bytes:
@@ -97,17 +100,19 @@ class PgQueryRunner(QueryRunner):
 
     async def _connected(self) -> "asyncpg.Pool[asyncpg.Record]":
         async with self._lock:
-            address = self._address()
-            if address is None:
+            node = self._find_node()
+            if node is None:
                 raise HostFault(UNAVAILABLE)
-            if self._pool is not None and address != self._pool_address:
+            if self._pool is not None and node != self._pool_node:
                 self._pool.terminate()
                 self._pool = None
             if self._pool is None:
                 settings = self._settings
                 self._pool = await asyncpg.create_pool(
-                    host=address[0],
-                    port=address[1],
+                    host=node.host,
+                    port=node.port,
+                    ssl=tls_of(node.tls),
+                    direct_tls=node.tls.negotiation == "direct",
                     user=settings.user,
                     password=str(settings.password) or None,
                     database=settings.database,
@@ -122,7 +127,7 @@ class PgQueryRunner(QueryRunner):
                         **({"role": settings.role} if settings.role else {}),
                     },
                 )
-                self._pool_address = address
+                self._pool_node = node
             return self._pool
 
     async def _answer(self, connection: Any, sql: str, parameters: list[object]) -> bytes:

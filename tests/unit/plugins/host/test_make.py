@@ -29,7 +29,7 @@ async def test_everything(tmp_path):
     services = make_services(settings, loop, kv_path=tmp_path / "kv")
     assert isinstance(services.kv, SharedKv)
     assert isinstance(services.queries, PgQueryRunner)
-    assert services.queries._address() == ("h", 1)
+    assert services.queries._find_node() == settings.node[0]
     assert isinstance(services.http, AllowedHttp)
     services.kv.close()
 

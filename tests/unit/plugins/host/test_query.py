@@ -14,6 +14,7 @@ from proxy.plugins.host.guest import (
     HostFault,
 )
 from proxy.plugins.host.query import PgQueryRunner, _as_json, _as_parameter
+from proxy.settings.model import Node
 from proxy.settings.plugin_model import PluginQuery
 
 
@@ -29,7 +30,7 @@ async def run(runner, sql, parameters=()):
 
 async def test_refused_before_any_server_is_asked():
     loop = asyncio.get_running_loop()
-    off = PgQueryRunner(PluginQuery(), lambda: ("127.0.0.1", 1), loop)
+    off = PgQueryRunner(PluginQuery(), lambda: Node(name="pg1", host="127.0.0.1", port=1), loop)
     assert await run(off, "SELECT 1") == UNAVAILABLE
     on = PgQueryRunner(PluginQuery(user="u"), lambda: None, loop)
     assert await run(on, "SELECT 1") == UNAVAILABLE
@@ -39,7 +40,9 @@ async def test_refused_before_any_server_is_asked():
 
 async def test_no_server():
     loop = asyncio.get_running_loop()
-    runner = PgQueryRunner(PluginQuery(user="u"), lambda: ("127.0.0.1", 1), loop)
+    runner = PgQueryRunner(
+        PluginQuery(user="u"), lambda: Node(name="pg1", host="127.0.0.1", port=1), loop
+    )
     assert await run(runner, "SELECT 1") == UNAVAILABLE
     await runner.close()
 
@@ -50,7 +53,7 @@ async def test_a_server_that_says_nothing():
     port = silent.sockets[0].getsockname()[1]
     runner = PgQueryRunner(
         PluginQuery(user="u", timeout=0.1),
-        lambda: ("127.0.0.1", port),
+        lambda: Node(name="pg1", host="127.0.0.1", port=port),
         asyncio.get_running_loop(),
     )
     assert await run(runner, "SELECT 1") == TIMED_OUT
