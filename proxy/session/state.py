@@ -105,6 +105,10 @@ class SessionState:
         self._want(dict(self.startup))
 
     def _want(self, desired: dict[str, bytes]) -> None:
+        for name in desired:
+            if "." in name:
+                # SAFETY: a look that did not ask for it would take it for gone where it is made.
+                self._note_custom(name)
         self.desired = desired
         self.key = settings_key(desired)
         self._result_key = None
@@ -175,10 +179,10 @@ class SessionState:
         """Take what a probe found; what was reset has its startup value again."""
         desired = dict(self.startup)
         desired.update(found)
+        self.is_opaque = False
         self._want(desired)
         self.resets = NO_SETTINGS
         self.due = NO_SETTINGS
-        self.is_opaque = False
         if self.is_loaded:
             pins.append(LOAD)
         self.pins = pins

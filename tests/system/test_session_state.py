@@ -160,6 +160,18 @@ def test_rule_15_custom_settings_of_unknown_names_never_reach_another(
         other.close()
 
 
+def test_rule_15_what_a_function_has_set_is_not_forgotten_at_the_next_look(
+    gate: RunningProxy, client: Connection
+) -> None:
+    client.execute("SELECT set_tenant('alice')")
+    with elsewhere(gate, client):
+        client.execute("SET work_mem = '9MB'")
+        assert setting(client, "tenant.name") == "alice"
+    client.execute("SET work_mem = '8MB'")
+    assert setting(client, "tenant.name") == "alice"
+    assert_unseen(gate, "tenant.name", None)
+
+
 def test_rule_15_the_extended_protocol_and_parameters(
     gate: RunningProxy, client: Connection
 ) -> None:
