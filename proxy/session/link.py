@@ -28,6 +28,8 @@ from proxy.session.ports import Waiter, Wire
 MAX_REPLY_BYTES: Final = 256 * 1024 * 1024
 """Longest reply that must be whole before it is looked at; rows and copy data stream at any size."""
 
+HEADER_BYTES: Final = 5
+
 SYNC_FRAME: Final = b"S\x00\x00\x00\x04"
 
 _PADDING: Final = bytes(64 * 1024)
@@ -155,8 +157,10 @@ class BackendLink:
     __slots__ = (
         "_internal",
         "_name_counter",
+        "_needed",
         "_passing",
         "_tail",
+        "_tail_bytes",
         "applied",
         "applied_key",
         "bytes_received",
@@ -225,7 +229,9 @@ class BackendLink:
         self.bytes_received = 0
         self.last_fatal: Refusal | None = None
         self._internal: list[InternalQuery] = []
-        self._tail = b""
+        self._tail: list[bytes] = []  # of an incomplete message, its header first
+        self._tail_bytes = 0
+        self._needed = 0
         self._passing = 0
         self._name_counter = 0
 
@@ -282,8 +288,13 @@ class BackendLink:
         """Take received bytes: forward, drop, invent; report what the session must know."""
         self.bytes_received += len(data)
         if self._tail:
-            data = self._tail + data
-            self._tail = b""
+            # A long message is joined once, when all of it is there: no quadratic copying.
+            self._tail.append(data)
+            self._tail_bytes += len(data)
+            if self._tail_bytes < self._needed:
+                return
+            data = b"".join(self._tail)
+            self._tail = []
         size = len(data)
         pos = 0
         run = 0
@@ -377,7 +388,12 @@ class BackendLink:
         if run < pos:
             self._forward(data[run:pos] if run > 0 or pos < size else data)
         if pos < size:
-            self._tail = data[pos:]
+            rest = data[pos:]
+            self._tail = [rest]
+            self._tail_bytes = size - pos
+            self._needed = HEADER_BYTES
+            if size - pos >= HEADER_BYTES:
+                self._needed = 1 + ((rest[1] << 24) | (rest[2] << 16) | (rest[3] << 8) | rest[4])
 
     def connection_lost(self) -> None:
         """The socket has ended. Mutating; tells the session that used it, once."""
