@@ -80,7 +80,8 @@ class Matcher:
 
     def matches(self, facts: StatementFacts, client: ClientContext) -> bool:
         """Whether the statement is the plugin's business."""
-        if self._kinds is not None and facts.kind not in self._kinds:
+        # All that it does, not only the gravest: a MERGE may delete.
+        if self._kinds is not None and self._kinds.isdisjoint(facts.kinds):
             return False
         if (self._databases is not None or self._users is not None) and not self._client(client):
             return False

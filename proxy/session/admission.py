@@ -7,9 +7,10 @@ texts, answers. Runs no hook itself and sends nothing.
 
 from typing import Final
 
-from proxy.errors import ProtocolViolation, Refusal
+from proxy.errors import Refusal
 from proxy.protocol import frontend, tags
 from proxy.session import answers, namespace
+from proxy.session.answering import apply_answers, decode_bind
 from proxy.session.context import ClientContext
 from proxy.session.exchange import END_QUERY, Batch, Exchange, Message, Prepared
 from proxy.session.inspection import (
@@ -19,7 +20,6 @@ from proxy.session.inspection import (
     VERDICT_ANSWER,
     VERDICT_REFUSE,
     Inspection,
-    RowSet,
 )
 from proxy.session.intake import Intake
 from proxy.session.ports import Classifier
@@ -266,15 +266,6 @@ def inside_after_text(facts: TextFacts, inside: bool) -> bool:
     return inside
 
 
-def decode_bind(batch: Batch, message: Message) -> frontend.Bind | None:
-    """A Bind's fields; a malformed one is refused as PostgreSQL does."""
-    try:
-        return frontend.Bind.decode(batch.data[message.start + 5 : message.end])
-    except ProtocolViolation as violation:
-        message.refusal = Refusal(violation.sqlstate, violation.message)
-        return None
-
-
 def bind_key_of(prepared: Prepared, bind: frontend.Bind) -> bytes:
     """
     What the same text and the same bytes of parameters can mean different things by: the types that
@@ -361,7 +352,7 @@ def apply_verdicts(
                 message.refusal = Refusal(
                     "0A000", "a plugin's answer cannot take the place of a function call"
                 )
-    _apply_answers(batch)
+    apply_answers(exchange, batch)
 
 
 def _apply_to_query(
@@ -517,64 +508,3 @@ def changed_too_late() -> Refusal:
         "a plugin rewrites this statement, which SQL EXECUTE cannot take any more",
         hint="Prepare the statement again, or use the protocol's own prepared statements.",
     )
-
-
-def _apply_answers(batch: Batch) -> None:
-    """Give the messages around an answered statement their replies (Bind, Describe, Execute)."""
-    portals: dict[bytes, tuple[RowSet, list[int]]] = {}
-    for message in batch.messages:
-        if message.refusal is not None:
-            return
-        tag = message.tag
-        if tag == tags.PARSE:
-            prepared = message.prepared
-            if prepared is not None and prepared.answer is not None:
-                message.answer = b"1\x00\x00\x00\x04"
-        elif tag == tags.BIND:
-            _answer_bind(batch, message, portals)
-        elif tag == tags.DESCRIBE:
-            body = batch.data[message.start + 5 : message.end]
-            prepared = message.prepared
-            if message.is_statement:
-                if prepared is not None and prepared.answer is not None:
-                    oids = prepared.tail
-                    length = 4 + len(oids)
-                    message.answer = (b"t" + length.to_bytes(4, "big") + oids) + answers.describe(
-                        prepared.answer, []
-                    )
-            else:
-                portal = portals.get(body[1:-1])
-                if portal is not None:
-                    message.answer = answers.describe(portal[0], portal[1])
-        elif tag == tags.EXECUTE and portals:
-            body = batch.data[message.start + 5 : message.end]
-            portal = portals.get(body[: body.find(0)])
-            if portal is not None:
-                rows = answers.rows(portal[0], portal[1])
-                if rows is None:
-                    message.refusal = Refusal(
-                        "0A000",
-                        "a plugin's answer has a type that cannot be sent in binary format",
-                        hint="Ask for text results, or let the plugin name type 25 (text).",
-                    )
-                    return
-                message.answer = rows
-
-
-def _answer_bind(
-    batch: Batch, message: Message, portals: dict[bytes, tuple[RowSet, list[int]]]
-) -> None:
-    prepared = message.prepared
-    if prepared is None:
-        return
-    answer = prepared.answer
-    inspection = message.inspection
-    if inspection is not None:
-        answer = inspection.answer if inspection.verdict == VERDICT_ANSWER else None
-    if answer is None:
-        return
-    bind = decode_bind(batch, message)
-    if bind is None:
-        return
-    portals[bind.portal] = (answer, bind.result_formats)
-    message.answer = b"2\x00\x00\x00\x04"

@@ -158,6 +158,17 @@ class Message:
 
 
 @final
+class AnsweredPortal:
+    """A portal whose rows the server is not asked for, with Bind's result formats."""
+
+    __slots__ = ("answer", "formats")
+
+    def __init__(self, answer: RowSet, formats: list[int]) -> None:
+        self.answer = answer
+        self.formats = formats
+
+
+@final
 class Batch:
     """
     Messages that are judged and sent together.
@@ -212,6 +223,7 @@ class Exchange:
     replies        messages that are answered so far, while there are no steps
     commands       commands that are complete; commands_sent: those that were asked for
     effects        what they do to the names of statements, where they do anything
+    answered       portals whose rows come from a plugin or the cache
     renaming       names that were replaced in texts sent, to be put back in an error
     sent           something of it went to a server
     forwarded      bytes that went to the client for it
@@ -223,6 +235,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "answered",
         "at",
         "batches",
         "capture",
@@ -280,6 +293,7 @@ class Exchange:
         self.commands = 0
         self.commands_sent = 0
         self.effects: list[Effect] | None = None
+        self.answered: dict[bytes, AnsweredPortal] | None = None
         self.renaming: Renaming | None = None
         self.node = ""
         self.retries = 0

@@ -10,7 +10,7 @@ import re
 import socket
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -309,9 +309,14 @@ def make_differential(
     primary: EmbeddedPostgres,
     standby: EmbeddedStandby,
     name: str,
+    prepare: Callable[[RunningProxy], None] | None = None,
     **sections: Any,
 ) -> Iterator[Differential]:
-    """For a fixture: database `rules` with one table, and a proxy in front."""
+    """
+    For a fixture: database `rules` with one table, and a proxy in front.
+
+    prepare  changes the proxy's directory before it starts, e.g. puts plugins there
+    """
     with psycopg.connect(
         f"host=127.0.0.1 port={primary.port} user=postgres dbname=postgres", autocommit=True
     ) as admin:
@@ -341,7 +346,10 @@ def make_differential(
         name,
     )
     try:
-        differential = Differential(primary, factory(**sections))
+        running = factory(start=False, **sections)
+        if prepare is not None:
+            prepare(running)
+        differential = Differential(primary, running.start())
         try:
             yield differential
         finally:

@@ -35,6 +35,13 @@ def test_kinds(kind, expected):
     assert matches(MatchRules(kinds=("insert", "ddl")), kind=kind) is expected
 
 
+def test_all_kinds_of_a_statement_count():
+    merge = facts("merge")
+    merge.kinds = ("delete", "merge")
+    for kind, expected in (("merge", True), ("delete", True), ("insert", False)):
+        assert Matcher(MatchRules(kinds=(kind,))).matches(merge, client()) is expected
+
+
 def test_databases_and_users_are_patterns():
     rules = MatchRules(databases=("app*",), users=("al?ce", "bob"))
     assert matches(rules)
