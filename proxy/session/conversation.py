@@ -66,7 +66,7 @@ class Conversation(Relay):
         exchange.batches.append(batch)
         exchange.is_open = batch.end == END_FLUSH or batch.end == END_CUT
         gate = self._gate
-        if gate.judges or gate.observes or gate.routes:
+        if gate.judges or gate.observes or gate.routes or self.intake.was_rewritten:
             self._judged = admission.inspect_batch(
                 batch,
                 exchange,
@@ -99,6 +99,8 @@ class Conversation(Relay):
         if not self.intake.is_utf8:
             admission.refuse_untranslatable(self._judged)
         if batch.end != END_QUERY or len(batch.messages) > 1 or admission.is_decided(self._judged):
+            if batch.end != END_QUERY and admission.is_decided(self._judged):
+                self.intake.was_rewritten = True
             admission.apply_verdicts(
                 batch, exchange, self._judged, self._classifier, self.intake.planning
             )
@@ -296,6 +298,13 @@ class Conversation(Relay):
         """The broker gives up."""
         self.waiting_since_us = 0
         if self.phase == STARTING:
+            if refusal.sqlstate == "57P03" and not self._started_anywhere:
+                # No primary: a standby can greet a client that only reads.
+                self._started_anywhere = True
+                link = self._broker.acquire(self, self.client.database, self.client.user, READ)
+                if link is not None:
+                    self.on_backend(link)
+                return
             self.fatal(refusal)
         elif self.phase == WAITING:
             self._refuse(refusal)

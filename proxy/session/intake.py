@@ -124,6 +124,7 @@ class Intake:
         "planning",
         "statements",
         "unnamed",
+        "was_rewritten",
         "was_unsafe",
     )
 
@@ -145,6 +146,7 @@ class Intake:
         self.was_unsafe = False  # at any time before
         self.is_unsettled = False  # what runs in this Sync group may make it unsafe
         self.planning = b""
+        self.was_rewritten = False
         self._group = 0
         self.statements: dict[bytes, Prepared] = {}
         self.foreign: dict[bytes, Prepared] = {}  # made by SQL PREPARE

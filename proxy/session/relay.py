@@ -83,6 +83,7 @@ class Relay(LinkUser):
         "_lexing",
         "_may_copy",
         "_route",
+        "_started_anywhere",
         "_tuning",
         "_welcomes",
         "client",
@@ -141,6 +142,7 @@ class Relay(LinkUser):
         self.key = NO_KEY
         self.skips_to_sync = False
         self.is_draining = False
+        self._started_anywhere = False
         self.is_client_slow = False  # its socket's buffer is full
         self.is_server_slow = False  # the socket's buffer towards its server is full
         self.queries = 0

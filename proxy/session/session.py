@@ -10,7 +10,7 @@ from typing import final
 
 from proxy.errors import ProtocolViolation, Refusal
 from proxy.protocol import backend, frontend, tags
-from proxy.routing.route import READ
+from proxy.routing.route import WRITE
 from proxy.session.conversation import Conversation
 from proxy.session.ending import Cleanup
 from proxy.session.exchange import Exchange
@@ -39,7 +39,9 @@ class Session(Conversation):
         if welcome is not None:
             self.welcome(welcome)
             return
-        link = self._broker.acquire(self, self.client.database, self.client.user, READ)
+        # The primary first: a role or database may be so new that no standby knows it, and a standby
+        # cannot run anything in serializable mode, not even take the setting back.
+        link = self._broker.acquire(self, self.client.database, self.client.user, WRITE)
         if link is not None:
             self.on_backend(link)
 
