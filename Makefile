@@ -18,6 +18,9 @@ PYTEST_PARALLEL ?= -n 2 --dist loadfile
 COMPILED_TESTS = $(addprefix tests/unit/,auth hooks plugins pool protocol routing server session sql) \
 	$(filter-out $(addprefix tests/system/test_,check.py demo.py lifecycle.py workers.py), \
 	$(wildcard tests/system/test_*.py))
+# A machine that others use can make a test late. What failed runs once more, one after the other,
+# and the report above it stays; what fails again has failed.
+AGAIN := --last-failed --last-failed-no-failures none -p no:randomly
 HAS_COMPILER = $(BIN)/python -c 'import sys, hatch_build as h; sys.exit(not h.has_compiler())'
 SOURCES = $(shell find proxy hatch_build.py -name '*.py' 2>/dev/null)
 
@@ -64,7 +67,7 @@ format: $(VENV)/installed-test  ## format the sources
 	$(BIN)/ruff format --quiet .
 
 test-python: $(VENV)/installed-test  ## the whole suite, interpreted
-	$(PYTEST) $(PYTEST_PARALLEL) $(ARGS)
+	$(PYTEST) $(PYTEST_PARALLEL) $(ARGS) || $(PYTEST) $(AGAIN)
 
 # A copy of the tree, in which the libraries lie beside the sources and win on import.
 $(COMPILED)/made: $(SOURCES) | $(VENV)/installed-test
@@ -76,8 +79,9 @@ compiled: $(COMPILED)/made  ## the tree with its hot modules compiled, in build/
 test-compiled: compiled
 	@# Tests and examples may be newer than the compiled modules.
 	@$(BIN)/python hatch_build.py --refresh $(COMPILED)
-	cd $(COMPILED) && PYTHONPATH=$(CURDIR)/$(COMPILED) $(CURDIR)/$(PYTEST) $(PYTEST_PARALLEL) \
-		$(or $(ARGS),$(COMPILED_TESTS))
+	cd $(COMPILED) && export PYTHONPATH=$(CURDIR)/$(COMPILED) && \
+		{ $(CURDIR)/$(PYTEST) $(PYTEST_PARALLEL) $(or $(ARGS),$(COMPILED_TESTS)) || \
+		$(CURDIR)/$(PYTEST) $(AGAIN); }
 
 bench: compiled  ## the benchmark table against PgBouncer; ARGS='--seconds 5'
 	$(BIN)/python -m benchmarks.run --compiled $(COMPILED) $(ARGS)
