@@ -135,3 +135,11 @@ async def test_the_filter(load):
     )
     assert hook.matches(insert, client)
     assert not hook.matches(select, client)
+
+
+def test_time_off_the_processor_is_not_the_calls() -> None:
+    clock = subscribers.BusyClock()
+    clock.look(0)
+    # Nothing was computed meanwhile, whatever the wall says.
+    assert clock.at_most_us(60_000_000) < 60_000_000
+    assert clock.at_most_us(0) == 0
