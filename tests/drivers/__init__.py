@@ -1,0 +1,1 @@
+"""Other people's drivers and tools, directly and through the proxy."""
