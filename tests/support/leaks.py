@@ -37,13 +37,15 @@ LOOK = (
 """What a fresh session finds nothing of; superuser's eyes."""
 
 OBJECTS = (
+    "DROP FUNCTION IF EXISTS leak_set, leak_named; DROP TABLE IF EXISTS leak_rows;"
+    "DROP ROLE IF EXISTS leak_role;"
     "CREATE ROLE leak_role; CREATE TABLE leak_rows (x text);"
     "CREATE FUNCTION leak_set(text, text) RETURNS text LANGUAGE sql"
     " AS $$SELECT set_config($1, $2, false)$$;"
     "CREATE FUNCTION leak_named(text) RETURNS text LANGUAGE plpgsql"
     " AS $$BEGIN RETURN set_config('leak.fn', $1, false); END$$"
 )
-"""What the sessions use; made once."""
+"""What the sessions use."""
 
 Step = Callable[["LeakySession"], None]
 
