@@ -37,6 +37,8 @@ from proxy.sql.statement import (
 
 FUNCTION_CALL_KIND: Final = "function_call"
 
+_SCHEMA_KINDS: Final = ("ddl", "do", "call", "unknown")
+
 
 def function_call_facts(oid: int) -> StatementFacts:
     """What the hooks see of a FunctionCall: a text that names the function by its OID."""
@@ -235,6 +237,14 @@ def may_copy(facts: TextFacts) -> bool:
     """Whether a text may be a COPY FROM STDIN, which swallows the Sync behind its Execute."""
     for statement in facts.statements:
         if statement.kind == "copy" or statement.kind == "unknown":
+            return True
+    return False
+
+
+def changes_schema(facts: TextFacts) -> bool:
+    """Whether a text may change what statements mean that were prepared before it."""
+    for statement in facts.statements:
+        if statement.kind in _SCHEMA_KINDS:
             return True
     return False
 

@@ -176,6 +176,7 @@ class Conversation(Relay):
             elif tag == tags.FUNCTION_CALL:
                 reads = False
                 exchange.leaves_state = True
+                exchange.changes_schema = True
                 state.is_opaque = True
                 continue
             elif tag == tags.EXECUTE:
@@ -200,6 +201,8 @@ class Conversation(Relay):
                 exchange.commands_sent += len(facts.statements)
             if not facts.is_read_only and facts.statements:
                 reads = False
+                if tag != tags.PARSE and not exchange.changes_schema:
+                    exchange.changes_schema = admission.changes_schema(facts)
                 if tag == tags.BIND and not self._may_copy:
                     self._may_copy = admission.may_copy(facts)
         return reads
@@ -499,6 +502,8 @@ class Conversation(Relay):
             return
         self.exchange = None
         self.status = status
+        if exchange.changes_schema or self._has_changed_schema:
+            self._schema_changed(exchange, status)
         if exchange.effects is not None:
             namespace.apply_effects(exchange, self.intake, link)
         state = self.state

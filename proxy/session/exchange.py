@@ -230,6 +230,7 @@ class Exchange:
     rows, sqlstate, error   of its last statement
     statements     all inspections, in order; `running` those with an execution, in order of it
     steps, at      owed replies and the one that comes next; None: all are forwarded
+    changes_schema something in it may change the schema
     is_read        its route allowed a standby; it may be tried again elsewhere
     only_reads     the first `looked_at` of `statements` are plain reads
     """
@@ -240,6 +241,7 @@ class Exchange:
         "batches",
         "capture",
         "captured_bytes",
+        "changes_schema",
         "commands",
         "commands_sent",
         "completions",
@@ -286,6 +288,7 @@ class Exchange:
         self.at = 0
         self.is_read = False
         self.leaves_state = False
+        self.changes_schema = False
         self.in_transaction = False
         self.copy_in = False
         self.owes_sync = False

@@ -76,6 +76,7 @@ class Relay(LinkUser):
         "_clock",
         "_counters",
         "_gate",
+        "_has_changed_schema",
         "_index",
         "_is_full",
         "_is_pumping",
@@ -83,6 +84,7 @@ class Relay(LinkUser):
         "_lexing",
         "_may_copy",
         "_route",
+        "_schema",
         "_started_anywhere",
         "_tuning",
         "_welcomes",
@@ -135,6 +137,8 @@ class Relay(LinkUser):
         self.number = next_number()
         self._lexing = b""
         self.intake.planning = self.state.planning()
+        self._schema = 0  # the change of the schema that new statements are known by
+        self._has_changed_schema = False  # in the transaction that is open
         self.phase = STARTING
         self.status = tags.STATUS_IDLE
         self.link: BackendLink | None = None
@@ -239,7 +243,18 @@ class Relay(LinkUser):
 
     def _plan(self) -> None:
         """Bring up to date what the statements to come are prepared under."""
-        self.intake.planning = self.state.planning() + self._lexing
+        planning = self.state.planning() + self._lexing
+        self._schema = self._welcomes.schema
+        if self._schema > 0:
+            planning += b"\x04%d" % self._schema
+        self.intake.planning = planning
+
+    def _schema_changed(self, exchange: Exchange, status: int) -> None:
+        """Have statements prepared anew: by itself at once, by others when it is committed."""
+        is_idle = status == tags.STATUS_IDLE
+        if exchange.changes_schema or is_idle:
+            self._welcomes.schema += 1
+        self._has_changed_schema = not is_idle
 
     def on_settings_applied(self, link: BackendLink, failed: dict[str, str] | None) -> None:
         """The client's settings are made on the link, or the server refuses one of them."""

@@ -175,6 +175,8 @@ class Session(Conversation):
                     self.skips_to_sync = False
                     self._reply(backend.ready_for_query(self.status))
                     continue
+                if self._schema != self._welcomes.schema:
+                    self._plan()
                 batch = intake.next_batch()
                 if batch is None:
                     return True

@@ -65,14 +65,19 @@ class Welcomes:
 
     Lets a client be greeted without a server connection. Emptied when a node's state changes,
     bounded by `limit`: on overflow it starts anew.
+
+    schema    counts the changes of the schema that were seen here. A statement that a client prepares
+              after one is prepared anew: a server's older one may have other parameter types or
+              columns, as if the client had prepared it before the change (rules 10 and 13)
     """
 
-    __slots__ = ("_known", "_limit", "_prepared")
+    __slots__ = ("_known", "_limit", "_prepared", "schema")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._known: dict[tuple[str, str, bytes], dict[bytes, bytes]] = {}
         self._prepared: dict[tuple[str, str], dict[bytes, None]] = {}
+        self.schema = 0
 
     def get(self, database: str, user: str, key: bytes) -> dict[bytes, bytes] | None:
         """The reported parameters, or None where no such login was seen yet."""
