@@ -442,6 +442,7 @@ def _with_text(
     if text != prepared.text:
         other.rewritten(text, classifier.exact(text), planning)
     other.is_special = namespace.runs_prepared(other.sql_facts)
+    other.is_described = prepared.is_described
     return other
 
 

@@ -53,12 +53,14 @@ class Prepared:
     group     number of the Sync group that brought its Parse
     is_raw    parsed while the parser here could not be trusted (rule 37): judged as raw text for good
     answer    a plugin's answer at Parse, for the executions in the same exchange
+    is_described  the client has asked what columns it has, and may rely on them
     """
 
     __slots__ = (
         "answer",
         "facts",
         "group",
+        "is_described",
         "is_foreign",
         "is_named",
         "is_raw",
@@ -84,6 +86,7 @@ class Prepared:
         self.is_raw = False
         self.is_foreign = False
         self.is_special = False
+        self.is_described = False
         self.planning = planning
         self.group = 0
         self.judged_in: Exchange | None = None
@@ -97,6 +100,7 @@ class Prepared:
             other.rewritten(self.sql, self.sql_facts, planning)
         other.is_raw = self.is_raw
         other.is_special = self.is_special
+        other.is_described = self.is_described
         other.answer = self.answer
         return other
 
@@ -231,6 +235,7 @@ class Exchange:
     statements     all inspections, in order; `running` those with an execution, in order of it
     steps, at      owed replies and the one that comes next; None: all are forwarded
     changes_schema something in it may change the schema
+    stale_error    the ErrorResponse for which it is run again with statements prepared anew
     is_read        its route allowed a standby; it may be tried again elsewhere
     only_reads     the first `looked_at` of `statements` are plain reads
     """
@@ -267,6 +272,7 @@ class Exchange:
         "running",
         "sent",
         "sqlstate",
+        "stale_error",
         "started_us",
         "statements",
         "steps",
@@ -301,6 +307,7 @@ class Exchange:
         self.node = ""
         self.retries = 0
         self.is_retrying = False
+        self.stale_error = b""
         self.is_timed_out = False
         self.may_unpin = False
         self.only_reads = True

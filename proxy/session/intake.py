@@ -549,6 +549,8 @@ class Intake:
             message.refusal = too_long() if zero >= 0 else no_string()
             return
         if buffer[body] != 83:  # 'S'; portals are the server's own
+            if message.tag == tags.DESCRIBE:
+                self._note_described()
             return
         message.is_statement = True
         name = buffer[body + 1 : end - 1]
@@ -565,6 +567,14 @@ class Intake:
                 self.unnamed = None
         elif prepared is None:
             message.refusal = unknown_statement(name)
+        else:
+            prepared.is_described = True
+
+    def _note_described(self) -> None:
+        """A portal is described: it may be of any statement that is bound in this batch."""
+        for message in self._messages:
+            if message.tag == tags.BIND and message.prepared is not None:
+                message.prepared.is_described = True
 
     def _known(self, name: bytes) -> Prepared | None:
         prepared = self.statements.get(name)

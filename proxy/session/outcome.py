@@ -41,10 +41,18 @@ def on_error(
         exchange.is_retrying = True
         forget_plans(exchange, link)
         exchange.is_read = False
+        if is_stale_plan(sqlstate, message):
+            exchange.stale_error = frame
         return b""
     if is_stale(sqlstate, message):
         forget_plans(exchange, link)
     reply = frame
+    if exchange.stale_error and sqlstate == "08P01":
+        # The Bind does not fit the new columns. The client knows what to do about the first error.
+        reply = exchange.stale_error
+        fields = backend.error_fields(reply[5:])
+        sqlstate = backend.sqlstate_of(fields)
+        message = backend.message_of(fields)
     batch = exchange.batches[-1]
     failing: Message | None = None
     if steps is None:
@@ -136,6 +144,8 @@ def may_retry_error(exchange: Exchange, sqlstate: str, message: str) -> bool:
         or len(exchange.batches) != 1
     ):
         return False
+    if is_stale_plan(sqlstate, message):
+        return is_described(exchange)
     if exchange.is_read and (sqlstate == "25006" or sqlstate == "0A000"):
         # A statement taken for a read turns out to write, or wants SERIALIZABLE by its role's
         # defaults: a standby cannot have done anything.
@@ -145,11 +155,32 @@ def may_retry_error(exchange: Exchange, sqlstate: str, message: str) -> bool:
 
 def is_stale(sqlstate: str, message: str) -> bool:
     """Whether a statement on the server connection is not what the proxy takes it for any more."""
-    if sqlstate == "0A000":
-        # Rule 13: the plan was made before a DDL; the client's own connection would have none.
-        return "cached plan must not change result type" in message
+    if is_stale_plan(sqlstate, message):
+        return True
     # The server's own name for it is gone: other SQL, e.g. in a function, has deallocated it there.
     return sqlstate == "26000" and "headgate_" in message
+
+
+def is_stale_plan(sqlstate: str, message: str) -> bool:
+    """Rule 13: the plan was made before a DDL; a statement of the client's own might have none."""
+    return sqlstate == "0A000" and "cached plan must not change result type" in message
+
+
+def is_described(exchange: Exchange) -> bool:
+    """
+    Whether the client cannot misread other columns than there were.
+
+    It learns in this very exchange what it gets, or never asked. Otherwise rows come as some earlier
+    Describe has told: then the error is what a driver needs, as it would come from a server, to look
+    again.
+    """
+    is_unasked = True
+    for message in exchange.batches[0].messages:
+        if message.tag == tags.DESCRIBE or message.tag == tags.PARSE:
+            return True
+        if message.prepared is not None and message.prepared.is_described:
+            is_unasked = False
+    return is_unasked
 
 
 def forget_plans(exchange: Exchange, link: BackendLink) -> None:
