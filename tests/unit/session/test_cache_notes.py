@@ -1,8 +1,5 @@
 """What the session tells the result cache: which results may be shared, and what tells them apart."""
 
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 
 from proxy.protocol import frontend, tags
@@ -13,8 +10,10 @@ from proxy.session.dispatch import is_answered
 from proxy.session.exchange import END_SYNC, Batch, Exchange, Message, Prepared
 from proxy.session.inspection import PHASE_STATEMENT, Inspection, RowSet
 from proxy.session.outcome import note_for_cache
+from proxy.session.session import Session
 from proxy.session.state import SessionState
 from proxy.sql.classify import PgClassifier
+from tests.support.playbook import Playbook
 
 CLASSIFIER = PgClassifier()
 
@@ -58,16 +57,17 @@ def inspection_of(sql: str) -> Inspection:
     return Inspection(facts, client, False, PHASE_STATEMENT, False, None)
 
 
-def relay_of(**link: Any) -> Any:
-    made = SimpleNamespace(is_touched=False, is_opaque=False) if link else None
-    if made is not None:
-        made.__dict__.update(link)
-    return SimpleNamespace(
-        state=SessionState({}), link=made, intake=SimpleNamespace(planning=b"path")
-    )
+def relay_of(is_touched: bool = False, is_opaque: bool = False) -> Session:
+    """A session of its own, on a server connection of which so much is known."""
+    play = Playbook()
+    session = play.session
+    session.link = play.link
+    play.link.is_touched = is_touched
+    play.link.is_opaque = is_opaque
+    return session
 
 
-def note(relay: Any, *texts: str) -> list[bool]:
+def note(relay: Session, *texts: str) -> list[bool]:
     exchange = Exchange(0)
     exchange.statements = [inspection_of(text) for text in texts]
     for inspection in exchange.statements:
@@ -85,7 +85,7 @@ def test_what_reads_behind_a_write_of_its_group_is_not_shared() -> None:
 
 @pytest.mark.parametrize("link", [{"is_touched": True}, {"is_opaque": True}])
 def test_a_connection_with_unknown_state_shares_nothing(link: dict[str, bool]) -> None:
-    assert note(relay_of(is_touched=False), "SELECT 1") == [True]
+    assert note(relay_of(), "SELECT 1") == [True]
     assert note(relay_of(**link), "SELECT 1") == [False]
 
 
@@ -100,6 +100,7 @@ def test_a_session_with_objects_of_its_own_shares_nothing() -> None:
 
 def test_settings_are_part_of_the_key() -> None:
     relay = relay_of()
+    relay.intake.planning = b"path"
     exchange = Exchange(0)
     exchange.statements = [inspection_of("SELECT 1")]
     relay.state.learn({"timezone": b"CET"}, [])
