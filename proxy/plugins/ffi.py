@@ -17,7 +17,7 @@ import ctypes
 from collections.abc import Callable
 from ctypes import byref, c_int64, c_size_t, c_uint8, c_uint64, c_void_p
 from functools import partial
-from time import monotonic_ns, thread_time_ns
+from time import thread_time_ns
 from typing import Any, Final, final
 
 import wasmtime
@@ -26,7 +26,8 @@ from wasmtime import _ffi as capi
 U32: Final = 0xFFFFFFFF
 TICK_MS: Final = 10
 """Resolution of time limits; a tick is a short-lived thread, 0.5 to 1 % of a core at this rate."""
-TICK_NS: Final = TICK_MS * 1_000_000
+GRACE_NS: Final = TICK_MS * 1_000_000
+"""With it a call has at least its time limit, wherever between two ticks it began."""
 _PYBUF_WRITE: Final = 0x200
 
 # wasmtime_trap_code_t
@@ -203,28 +204,27 @@ class Deadline:
     `begin`, or `expired_ns = 0` where that is too slow, goes before each call: without it, two
     innocent calls that each met a tick look like one call that ran from the first to the second.
 
-    The guest gets one tick of grace: on a busy machine the whole process may have been off the
-    processor, and an innocent call then comes back at once. If the next tick finds it running all
-    the time, it is stopped; if it hardly ran, it is let go on. Fuel bounds all of that.
+    On a busy machine the whole process may have been off the processor, and ticks that were held
+    up then come all at once, to an innocent call. So what counts from the deadline on is the time
+    of the processor: a guest that takes a tick of it more is stopped. Fuel bounds all of that.
     """
 
-    __slots__ = ("_expired_cpu_ns", "callback", "expired_ns", "is_passed")
+    __slots__ = ("callback", "expired_ns", "is_passed")
 
     def __init__(self) -> None:
         self.is_passed = False
         self.callback = _ON_DEADLINE(self._on_deadline)
-        self.expired_ns = 0
-        self._expired_cpu_ns = 0
+        self.expired_ns = 0  # of the thread's processor time; 0: the time is not up
 
     def begin(self) -> None:
         """A call starts, or gets its whole time again."""
         self.expired_ns = 0
 
     def _on_deadline(self, _context: Any, _data: Any, delta: Any, kind: Any) -> int:
-        now, cpu = monotonic_ns(), thread_time_ns()
-        since, used = now - self.expired_ns, cpu - self._expired_cpu_ns
-        self.expired_ns, self._expired_cpu_ns = now, cpu
-        if since <= 2 * TICK_NS and used * 2 >= since:
+        now = thread_time_ns()
+        if self.expired_ns == 0:
+            self.expired_ns = now
+        elif now - self.expired_ns >= GRACE_NS:
             self.is_passed = True
             return int(_error_new(b"time limit exceeded"))
         delta[0] = 1

@@ -16,7 +16,7 @@ from tests.support.wat import FakePipeline, body_wat, make_manager, manifest, pu
 
 GOOD = body_wat("(i64.const 0)")
 INPUT = b'{"query":"SELECT 1"}'
-SMALL = "[limits]\nmemory = '1MiB'\n"
+SMALL = "[limits]\nmemory = '1MiB'\nfuel = 1_000_000\n"
 
 
 class Running:
