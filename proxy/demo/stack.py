@@ -28,6 +28,7 @@ from proxy.demo.workspace import Workspace
 EXAMPLES = ("no-drop", "tag-tenant", "pin-reports", "audit")
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 10.0
+LOOK_AROUND_S = 0.2
 
 _PACKAGE = Path(proxy.__file__).resolve().parent
 # From a clone, and from an installed package.
@@ -142,9 +143,17 @@ class DemoStack:
         self._say(f"{line.strip()}  [{time.monotonic() - started:.1f} s for everything]")
 
     def wait(self) -> None:
-        """Wait as long as the proxy runs; DemoFailed when it ends by itself."""
+        """Wait as long as the proxy and the terminal are there; DemoFailed when the proxy ends.
+
+        A terminal that is closed signals the first process of its session alone. That may be make,
+        which waits for this one and says nothing.
+        """
         assert self._proxy is not None
-        code = self._proxy.wait()
+        on_terminal = sys.stdout.isatty()
+        while (code := self._proxy.poll()) is None:
+            if on_terminal and not sys.stdout.isatty():
+                return
+            time.sleep(LOOK_AROUND_S)
         raise DemoFailed(f"the proxy ended with exit code {code}:\n{self.log_tail()}")
 
     def close(self) -> None:

@@ -4,6 +4,7 @@
 Prints and waits; what is started is `stack`, what is checked is `steps`.
 """
 
+import contextlib
 import signal
 from types import FrameType
 
@@ -43,9 +44,12 @@ Ctrl-C stops everything and leaves nothing behind.
 def demo(port: int = 6432, admin_port: int = 9632, check: bool = False) -> int:
     """Run the demo until Ctrl-C, or the scripted tour once; the exit code."""
     # A SIGTERM has to clean up like a Ctrl-C does; without Python's default handler for SIGINT
-    # (a background job of a shell has none) that would be lost as well.
+    # (a background job of a shell has none) that would be lost as well. Who ignores SIGHUP
+    # (nohup) wants the demo to stay when the terminal goes.
     signal.signal(signal.SIGTERM, _interrupt)
     signal.signal(signal.SIGINT, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _interrupt)
     if not _has_driver():
         typer.echo("headgate demo needs its extra: pip install 'headgate[demo]'", err=True)
         return 1
@@ -57,7 +61,8 @@ def demo(port: int = 6432, admin_port: int = 9632, check: bool = False) -> int:
             typer.echo(_what_to_type(stack))
             stack.wait()
     except KeyboardInterrupt:
-        typer.echo("stopped; nothing is left behind")
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            typer.echo("stopped; nothing is left behind")
         return 130 if check else 0
     except (DemoFailed, RuntimeError) as failure:
         typer.echo(f"headgate demo: {failure}", err=True)
@@ -91,8 +96,8 @@ def _what_to_type(stack: DemoStack) -> str:
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the interface's
     # A second one must not interrupt the cleaning up.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

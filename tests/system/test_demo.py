@@ -48,7 +48,7 @@ def test_scripted_tour_holds(temporary: Path) -> None:
 
 
 @pytest.mark.timeout(90)
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_demo_leaves_nothing_behind(
     temporary: Path, signal_number: signal.Signals
 ) -> None:
@@ -70,6 +70,25 @@ def test_interrupted_demo_leaves_nothing_behind(
     wait_until(lambda: not list(temporary.iterdir()), 10, "the demo's directory is gone")
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(dsn)
+
+
+@pytest.mark.timeout(90)
+def test_demo_ends_with_its_terminal_when_no_signal_says_so(temporary: Path) -> None:
+    """As under `ssh -t host make demo`, where make alone is told that the terminal is closed."""
+    terminal, inner = os.openpty()
+    with subprocess.Popen(
+        _command("--port", str(take_port()), "--admin-port", str(take_port())),
+        env=_environment(temporary),
+        stdin=inner,
+        stdout=inner,
+        stderr=inner,
+        start_new_session=True,
+    ) as demo:
+        os.close(inner)
+        _read_until(terminal, b"Ctrl-C stops everything")
+        os.close(terminal)
+        demo.wait(timeout=30)
+    wait_until(lambda: not list(temporary.iterdir()), 10, "the demo's directory is gone")
 
 
 def _read_until(descriptor: int, marker: bytes) -> str:
