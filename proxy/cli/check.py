@@ -1,9 +1,9 @@
 """
 `headgate check`: what the configuration says, and whether what it names is there.
 
-The file and the users file first; then the plugins it names, as the plugin host would load them;
-with `--connect` each server, asked the same things as the health monitor asks. A line for each, and
-exit code 2 if any of them keeps the proxy from working.
+The file, the users file, the HBA file and the user maps first; then the plugins it names, as the
+plugin host would load them; with `--connect` each server, asked the same things as the health
+monitor asks. A line for each, and exit code 2 if any of them keeps the proxy from working.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ from rich.table import Table
 
 from proxy.cli.serve import EXIT_BAD_CONFIGURATION, report
 from proxy.errors import SettingsError
+from proxy.server.authrules import make_auth_rules
 from proxy.settings.checks import advise
 from proxy.settings.load import load
 from proxy.settings.model import Settings
@@ -46,6 +47,7 @@ def run(config: Path, connect: bool) -> int:
         lines = [Line(str(config), OK, _summary(settings))]
         lines += [Line("advice", ADVICE, text) for text in advise(settings)]
         lines += _users_lines(settings)
+        lines += _rules_lines(settings)
     except SettingsError as error:
         report(error)
         return EXIT_BAD_CONFIGURATION
@@ -99,6 +101,12 @@ def _users_lines(settings: Settings) -> list[Line]:
     if not users and not settings.auth.query:
         return [Line(subject, ADVICE, "no users: nobody can log in")]
     return [Line(subject, OK, _count(len(users), "user"))]
+
+
+def _rules_lines(settings: Settings) -> list[Line]:
+    make_auth_rules(settings.auth)  # reads both files; SettingsError as `serve` has it
+    files = (settings.auth.hba_file, settings.auth.user_map_file)
+    return [Line(str(file), OK, "every line can be honoured") for file in files if file is not None]
 
 
 def _plugin_lines(settings: Settings) -> list[Line]:

@@ -86,7 +86,7 @@ def make_auth_rules(auth: Auth) -> AuthRules:
 
 def _read(key: str, path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise SettingsError([f"{key}: cannot read {path}: {reason}"]) from None

@@ -23,6 +23,7 @@ from proxy.settings.problems import Problems
 
 MAX_FILE_BYTES: Final = 4 * MIB
 _PLACE: Final = re.compile(r" \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)$")
+_HUGE_NUMBER: Final = re.compile(r"[0-9][0-9_]{4000,}")
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Settings:
@@ -53,7 +54,7 @@ def _text_of(path: Path) -> str:
         raise SettingsError([f"{path}: longer than 4MiB; expected a configuration file"])
     try:
         # Line ends as the TOML parser sees them, so that lines are counted alike.
-        return content.decode().replace("\r\n", "\n")
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise SettingsError([f"{path}:{line}: not UTF-8; expected TOML"]) from None
@@ -74,5 +75,10 @@ def _document_of(path: Path, text: str) -> dict[str, Any]:
                 where = f" (column {place[2]})"
         reason = f"{path}:{line}: not TOML: {message}{where}"
         raise SettingsError([reason]) from None
+    except ValueError:
+        # Python refuses to read a number of thousands of digits, and does not say where it stands.
+        number = _HUGE_NUMBER.search(text)
+        line = text.count("\n", 0, number.start() if number else 0) + 1
+        raise SettingsError([f"{path}:{line}: not TOML: a number of too many digits"]) from None
     except RecursionError:
         raise SettingsError([f"{path}: nested too deeply; expected TOML"]) from None

@@ -15,6 +15,7 @@ from proxy.settings.positions import Path
 
 _BARE_KEY: Final = re.compile(r"[A-Za-z0-9_-]+")
 MAX_SHOWN: Final = 60
+MAX_SHOWN_BITS: Final = 64
 MAX_PATH: Final = 4096
 
 
@@ -72,7 +73,7 @@ def show_path(path: Path) -> str:
         if isinstance(key, int):
             text += f"[{key}]"
         else:
-            shown = key if _BARE_KEY.fullmatch(key) else describe(key)
+            shown = key if len(key) <= MAX_SHOWN and _BARE_KEY.fullmatch(key) else describe(key)
             text += f".{shown}" if text else shown
     return text
 
@@ -90,6 +91,8 @@ def describe(value: object, max_length: int = MAX_SHOWN) -> str:
         shown = value if len(value) <= max_length else value[:max_length] + "…"
         escaped = shown.replace("\\", "\\\\").replace('"', '\\"')
         return '"' + "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped) + '"'
+    if isinstance(value, int) and value.bit_length() > MAX_SHOWN_BITS:
+        return "an integer beyond 64 bits"
     if isinstance(value, int | float):
         return str(value)
     return kind_of(value)

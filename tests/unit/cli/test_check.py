@@ -62,6 +62,23 @@ def test_a_bad_file_is_told_on_standard_error(
     assert f"{config}:1: node: wrong type; expected [[node]] (two brackets)" in printed.err
 
 
+@pytest.mark.parametrize(
+    ("key", "line", "reason"),
+    [
+        ("hba_file", "local all all peer", 'method "peer" is not supported'),
+        ("user_map_file", "only two", "expected three values"),
+    ],
+)
+def test_files_of_rules_are_read_as_serve_reads_them(
+    config: Path, capsys: pytest.CaptureFixture[str], key: str, line: str, reason: str
+) -> None:
+    rules = config.parent / "rules"
+    rules.write_text(f"# nobody else\n{line}\n")
+    config.write_text(CONFIG.replace("[auth]", f'[auth]\n{key} = "rules"'))
+    assert run(config, False) == 2
+    assert f"{rules}:2: auth.{key}: {reason}" in capsys.readouterr().err
+
+
 def test_advice_does_not_fail_a_check(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (config.parent / "users.txt").write_text("; nobody yet\n")
     config.write_text(CONFIG + f'[listen]\nunix_socket_dir = "{config.parent}"\n')

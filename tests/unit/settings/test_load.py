@@ -287,6 +287,29 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert found.endswith("cannot be read: Is a directory")
 
 
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "headgate.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + f"{TRUST}{NODE}".encode())
+    assert load(path, {}).node[0].name == "pg1"
+
+
+@pytest.mark.parametrize(
+    ("number", "problem"),
+    [
+        ("1" + "0" * 5000, "2: not TOML: a number of too many digits"),
+        (
+            "0x1" + "0" * 5000,
+            "2: pool.size: out of range; expected an integer from 1 to 1000000; "
+            "got an integer beyond 64 bits",
+        ),
+    ],
+)
+def test_numbers_that_python_refuses_to_read_or_to_print(
+    write: Write, number: str, problem: str
+) -> None:
+    assert problems_of(write(f"[pool]\nsize = {number}\n{TRUST}{NODE}")) == [problem]
+
+
 def test_lines_are_right_with_windows_line_ends(tmp_path: Path) -> None:
     path = tmp_path / "headgate.toml"
     path.write_bytes(b'[pool]\r\nsize = 1\r\nmode = "x"\r\n')
