@@ -36,6 +36,7 @@ HOT_PATTERNS = (
     "proxy/hooks/points.py",
     "proxy/hooks/pipeline.py",
     "proxy/hooks/plan.py",
+    "proxy/hooks/clearing.py",
     "proxy/hooks/codec.py",
     "proxy/hooks/answers.py",
     "proxy/hooks/memo.py",

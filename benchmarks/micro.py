@@ -45,6 +45,7 @@ class _AtOnce(Subscriber):
         self.fails_closed = True
         self.is_pure = is_pure
         self.is_slow = False
+        self.is_filtered = not lets_in
         self.permissions = frozenset(["query.block"])
         self.input_limit_bytes = 65_536
         self.last_us = 0

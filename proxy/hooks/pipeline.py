@@ -31,19 +31,24 @@ from typing import Final, final
 from proxy.errors import PluginFailed, Refusal
 from proxy.hooks import answers, codec, points
 from proxy.hooks.answers import Answer
+from proxy.hooks.clearing import UNKNOWN_KIND, Clearances
 from proxy.hooks.outcomes import OutcomeQueue
 from proxy.hooks.plan import Plan, Seat
 from proxy.hooks.points import EMPTY_CHAINS, Completion, HookChains
 from proxy.hooks.rowset import ResultCache
 from proxy.observe.counters import Counters
 from proxy.routing.route import ROUTE_BRANCH, ROUTE_NODE, ROUTE_PRIMARY, ROUTE_STANDBY, Route
+from proxy.session.clearance import Clearance
+from proxy.session.context import ClientContext
 from proxy.session.inspection import (
     PHASE_STATEMENT,
+    VERDICT_ALLOW,
     VERDICT_ANSWER,
     VERDICT_REFUSE,
     Inspection,
 )
 from proxy.session.ports import Classifier, Gate, Waiter
+from proxy.sql.analyse import with_text
 from proxy.sql.statement import StatementFacts
 
 BUDGET_US: Final = 20_000
@@ -51,12 +56,6 @@ BUDGET_US: Final = 20_000
 UNKNOWN_SQL: Final = (
     "the proxy cannot tell what this statement does, and is configured to refuse such statements"
 )
-
-UNKNOWN_KIND: Final = "unknown"
-"""
-Never remembered: by its session's settings and encoding, one text is of this kind for one client
-and a plain statement for another, and what was right for that one is not for this.
-"""
 
 AUTHORIZE: Final = 0
 PRE_QUERY: Final = 1
@@ -93,6 +92,7 @@ class HookPipeline(Gate):
         self.wants_parameters = False
         self.captures = False
         self.caches = False
+        self.clears = False
         self.cache: ResultCache | None = None
         self.refuses_unknown = False
         self.outcomes = outcomes
@@ -106,6 +106,7 @@ class HookPipeline(Gate):
         self._made_of: StatementFacts | None = None
         self._nobody: list[Seat] = []
         self._plan = Plan(EMPTY_CHAINS, None)
+        self._clearances = Clearances(self._plan)
 
     @property
     def chains(self) -> HookChains:
@@ -117,6 +118,8 @@ class HookPipeline(Gate):
         old = self._plan
         plan = Plan(chains, old)
         self._plan = plan
+        self._clearances = Clearances(plan)
+        self.clears = self._clearances.may_clear
         self.routes = len(plan.route) > 0
         self.observes = plan.observes
         self.captures = plan.captures
@@ -155,6 +158,10 @@ class HookPipeline(Gate):
 
     # --- Gate ----------------------------------------------------------------------------------
 
+    def clearance(self, facts: StatementFacts, client: ClientContext) -> Clearance | None:
+        """See Gate."""
+        return self._clearances.find(facts, client)
+
     def judge(self, inspection: Inspection) -> bool:
         """Take the chains of now for this statement, and run the stages."""
         plan = self._enter(inspection)
@@ -164,7 +171,14 @@ class HookPipeline(Gate):
             return True
         if not plan.is_judging:
             return True
-        return self._walk(plan, inspection, CACHE_GET if inspection.is_judged else AUTHORIZE, 0)
+        if not self.clears:
+            return self._walk(plan, inspection, CACHE_GET if inspection.is_judged else AUTHORIZE, 0)
+        facts = inspection.facts
+        text = inspection.raw_text or facts.text
+        is_decided = self._walk(plan, inspection, AUTHORIZE, 0)
+        if is_decided and inspection.verdict == VERDICT_ALLOW and not inspection.is_rewritten:
+            self._clearances.learn(facts, text, inspection.client)
+        return is_decided
 
     def route(self, inspection: Inspection) -> bool:
         """Ask `route` of the chains that judged the statement."""
@@ -196,8 +210,7 @@ class HookPipeline(Gate):
 
     def _make_exact(self, inspection: Inspection) -> None:
         """The facts of the very text, now that somebody looks at it."""
-        found = self._classifier.exact(inspection.raw_text)
-        inspection.facts = found.statements[0]
+        inspection.facts = with_text(inspection.facts, inspection.raw_text)
         inspection.raw_text = b""
 
     def _enter(self, inspection: Inspection) -> Plan:

@@ -78,6 +78,7 @@ class Plan:
         "captures",
         "chains",
         "is_judging",
+        "number",
         "observes",
         "pre_query",
         "rewrite",
@@ -87,6 +88,7 @@ class Plan:
 
     def __init__(self, chains: HookChains, previous: "Plan | None") -> None:
         self.chains = chains
+        self.number: int = 1 if previous is None else previous.number + 1
         self.authorize = _seats(chains, points.AUTHORIZE, previous)
         self.pre_query = _seats(chains, points.PRE_QUERY, previous)
         self.rewrite = _seats(chains, points.REWRITE, previous)

@@ -70,6 +70,7 @@ class Subscriber(ABC):
     fails_closed      what a failed call means at this hook
     is_pure           the answer depends on the statement text and identity alone
     is_slow           it may wait: use `call_slow`, never `call`
+    is_filtered       it has a filter, which goes by the statement and the client alone
     permissions       the effective ones, e.g. {"query.block", "log"}
     input_limit_bytes longest payload; a longer statement is refused (may block) or cut (observer)
     last_us           how long the last call took
@@ -85,6 +86,7 @@ class Subscriber(ABC):
     fails_closed: bool
     is_pure: bool
     is_slow: bool
+    is_filtered: bool
     permissions: frozenset[str]
     input_limit_bytes: int
     last_us: int

@@ -15,7 +15,7 @@ Knows nothing of plugins, hooks and envelopes.
 
 import ctypes
 from collections.abc import Callable
-from ctypes import byref, c_int64, c_size_t, c_uint8, c_uint64, c_void_p
+from ctypes import byref, c_int64, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from functools import partial
 from time import thread_time_ns
 from typing import Any, Final, final
@@ -201,28 +201,35 @@ class Deadline:
     """
     What happens when a guest's time is up.
 
-    `begin`, or `expired_ns = 0` where that is too slow, goes before each call: without it, two
-    innocent calls that each met a tick look like one call that ran from the first to the second.
+    `begin` goes before each call whose deadline is set in the store: without it, two innocent calls
+    that each met a tick look like one call that ran from the first to the second. Where setting a
+    deadline is too slow, `left = ticks` goes before each call instead, and the ticks that the call
+    meets are counted here; the store's deadline is then never more than one tick ahead.
 
     On a busy machine the whole process may have been off the processor, and ticks that were held
     up then come all at once, to an innocent call. So what counts from the deadline on is the time
     of the processor: a guest that takes a tick of it more is stopped. Fuel bounds all of that.
     """
 
-    __slots__ = ("callback", "expired_ns", "is_passed")
+    __slots__ = ("callback", "expired_ns", "is_passed", "left")
 
     def __init__(self) -> None:
         self.is_passed = False
+        self.left = 0
         self.callback = _ON_DEADLINE(self._on_deadline)
         self.expired_ns = 0  # of the thread's processor time; 0: the time is not up
 
     def begin(self) -> None:
         """A call starts, or gets its whole time again."""
         self.expired_ns = 0
+        self.left = 0
 
     def _on_deadline(self, _context: Any, _data: Any, delta: Any, kind: Any) -> int:
         now = thread_time_ns()
-        if self.expired_ns == 0:
+        if self.left > 0:
+            self.left -= 1
+            self.expired_ns = now
+        elif self.expired_ns == 0:
             self.expired_ns = now
         elif now - self.expired_ns >= GRACE_NS:
             self.is_passed = True
@@ -387,15 +394,13 @@ class Sandbox:
         self.deadline.begin()
         self._binding.set_deadline(self._context, c_uint64(deadline_ticks))
 
-    def refuellers(self, fuel: int, deadline_ticks: int) -> tuple[Any, Any]:
+    def refueller(self, fuel: int) -> Any:
         """
-        `refuel` as two pre-bound calls without arguments, for the hot path, which sets
-        `deadline.expired_ns` itself.
+        `refuel` as a pre-bound call without arguments, for the hot path, which sets `deadline.left`
+        itself: from now on the store's deadline is the next tick.
         """
-        return (
-            partial(self._binding.set_fuel, self._context, c_uint64(fuel)),
-            partial(self._binding.set_deadline, self._context, c_uint64(deadline_ticks)),
-        )
+        self._binding.set_deadline(self._context, c_uint64(1))
+        return partial(self._binding.set_fuel, self._context, c_uint64(fuel))
 
     def fuel_reader(self) -> tuple[Any, c_uint64]:
         """A pre-bound call that puts the fuel left into the integer returned with it."""
@@ -514,7 +519,7 @@ class GuestFunction:
     `slots[0]`. `__call__` does all that, for calls that need not be fast.
     """
 
-    __slots__ = ("_function", "_sandbox", "invoke", "slots")
+    __slots__ = ("_function", "_sandbox", "halves", "invoke", "slots")
 
     def __init__(
         self, sandbox: Sandbox, binding: Binding, context: c_void_p, function: Any, slot_count: int
@@ -522,6 +527,8 @@ class GuestFunction:
         self._sandbox = sandbox
         self._function = function
         self.slots = (c_int64 * (2 * max(slot_count, 1)))()
+        # The result once more, low and high half: small integers, and never negative.
+        self.halves = (c_uint32 * 2).from_buffer(self.slots)
         self.invoke = partial(
             binding.call,
             context,

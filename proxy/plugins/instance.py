@@ -102,10 +102,11 @@ class Instance:
 
     buffer     view of the guest's input buffer, empty if it has none
     address    where that buffer is
+    dealloc    takes back what alloc gave, None if there is no such export
     """
 
     __slots__ = (
-        "_alloc", "_blueprint", "_dealloc", "_hooks", "address", "buffer", "is_closed", "linked",
+        "_alloc", "_blueprint", "_hooks", "address", "buffer", "dealloc", "is_closed", "linked",
         "sandbox", "served",
     )  # fmt: skip
 
@@ -131,7 +132,7 @@ class Instance:
         try:
             self.sandbox.bind_memory()
             self._alloc = self.sandbox.bind("alloc", 1) if shape.has_alloc else None
-            self._dealloc = self.sandbox.bind("dealloc", 2) if shape.has_dealloc else None
+            self.dealloc = self.sandbox.bind("dealloc", 2) if shape.has_dealloc else None
             if shape.has_initialize:
                 self._exported("_initialize", 0)()
             if shape.has_init:
@@ -188,7 +189,7 @@ class Instance:
         self._hooks.clear()
         shape = self._blueprint.shape
         self._alloc = self.sandbox.bind("alloc", 1) if shape.has_alloc else None
-        self._dealloc = self.sandbox.bind("dealloc", 2) if shape.has_dealloc else None
+        self.dealloc = self.sandbox.bind("dealloc", 2) if shape.has_dealloc else None
 
     def hook(self, number: int) -> GuestFunction:
         """The export of a hook, ready to be called."""
@@ -221,10 +222,10 @@ class Instance:
 
     def release_input(self, address: int, length: int) -> None:
         """Hand back an input's memory, unless it is in the input buffer."""
-        if self._dealloc is None or self._blueprint.shape.abi == 0:
+        if self.dealloc is None or self._blueprint.shape.abi == 0:
             return  # an ABI 0 instance goes as a whole, right after its one call
         if address != self.address or not self.buffer:
-            self._dealloc(address, length)
+            self.dealloc(address, length)
 
     def answer(self, packed: int, limit_bytes: int) -> bytes | None:
         """
@@ -250,8 +251,8 @@ class Instance:
                 CAUSE_BAD_ANSWER, f"answer at {address}, {length} bytes, reaches outside memory"
             )
         data = bytes(self.sandbox.memory[address : address + length])
-        if self._dealloc is not None and not is_legacy:
-            self._dealloc(address, length)
+        if self.dealloc is not None and not is_legacy:
+            self.dealloc(address, length)
         return data
 
     def run(self, number: int, payload: bytes) -> bytes | None:

@@ -78,6 +78,11 @@ class Matcher:
         self._by_client: dict[tuple[str, str], bool] = {}
         self._random = random.Random()
 
+    @property
+    def is_sampled(self) -> bool:
+        """Whether chance has a say too."""
+        return self._sample < 1.0
+
     def matches(self, facts: StatementFacts, client: ClientContext) -> bool:
         """Whether the statement is the plugin's business."""
         # All that it does, not only the gravest: a MERGE may delete.

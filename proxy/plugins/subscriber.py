@@ -13,7 +13,7 @@ Counts what happens to calls; what answers mean is the pipeline's business.
 from abc import abstractmethod
 from bisect import bisect_left
 from time import perf_counter_ns, thread_time_ns
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Any, Final, final
 
 from proxy.errors import PluginFailed
 from proxy.hooks.points import Completion, Subscriber
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from proxy.plugins.generation import Generation
 
 CAUSE_BREAKER: Final = "breaker"
+
+EXACT_CALLS: Final = 64
+FUEL_SAMPLE: Final = 8
+"""Beyond the first calls, one in so many has its fuel read, and stands for all. PERF: 0.2 us each."""
 
 LONG_US: Final = 1_000
 LOOK_NS: Final = 2_000_000
@@ -86,6 +90,7 @@ class PluginHook(Subscriber):
         self.fails_closed = fails_closed
         self.is_pure = manifest.is_pure
         self.is_slow = is_slow
+        self.is_filtered = matcher is not None and not matcher.is_sampled
         self.permissions = generation.permissions
         self.input_limit_bytes = generation.limits.input_bytes
         self.last_us = 0
@@ -159,21 +164,26 @@ class _Entry:
     """Everything a fast call touches, found once per instance."""
 
     __slots__ = (
-        "address", "buffer", "capacity", "deadline", "fuel", "instance", "invoke", "read_fuel",
-        "set_deadline", "set_fuel", "slots", "trap",
+        "address", "buffer", "capacity", "deadline", "free", "free_slots", "fuel", "halves",
+        "instance", "invoke", "read_fuel", "sandbox", "set_fuel", "slots", "trap",
     )  # fmt: skip
 
-    def __init__(self, instance: Instance, hook: int, fuel: int, ticks: int) -> None:
+    def __init__(self, instance: Instance, hook: int, fuel: int) -> None:
         function = instance.hook(hook)
         self.instance = instance
+        self.sandbox = instance.sandbox
         self.invoke = function.invoke
         self.slots = function.slots
+        self.halves = function.halves
         self.trap = instance.sandbox.trap
+        dealloc = instance.dealloc
+        self.free: Any = None if dealloc is None else dealloc.invoke
+        self.free_slots: Any = None if dealloc is None else dealloc.slots
         self.buffer = instance.buffer
         self.capacity = len(instance.buffer)
         self.address = instance.address
         self.deadline = instance.sandbox.deadline
-        self.set_fuel, self.set_deadline = instance.sandbox.refuellers(fuel, ticks)
+        self.set_fuel = instance.sandbox.refueller(fuel)
         self.read_fuel, self.fuel = instance.sandbox.fuel_reader()
 
 
@@ -210,9 +220,8 @@ class ResidentHook(PluginHook):
         started = perf_counter_ns()
         if started - _busy.seen_ns > LOOK_NS:
             _busy.look(started)
-        entry.deadline.expired_ns = 0
+        entry.deadline.left = self._ticks
         entry.set_fuel()
-        entry.set_deadline()
         length = len(payload)
         if length <= entry.capacity:
             entry.buffer[:length] = payload
@@ -226,9 +235,14 @@ class ResidentHook(PluginHook):
         if error or entry.trap.value:
             raise self._stopped(entry, entry.instance.sandbox.stopped(error), started)
         packed = slots[0]
-        entry.read_fuel()
         stats = self.stats
-        stats.fuel += self._fuel - entry.fuel.value
+        calls = stats.calls
+        if calls < EXACT_CALLS:
+            entry.read_fuel()
+            stats.fuel += self._fuel - entry.fuel.value
+        elif calls % FUEL_SAMPLE == 0:
+            entry.read_fuel()
+            stats.fuel += (self._fuel - entry.fuel.value) * FUEL_SAMPLE
         answer: bytes | None = None
         if packed != 0 or length > entry.capacity:
             answer = self._finish(entry, packed, address, length, started)
@@ -236,7 +250,7 @@ class ResidentHook(PluginHook):
         self.last_us = int(duration_us)
         if duration_us > LONG_US:
             self.last_us = _busy.at_most_us(self.last_us)
-        stats.calls += 1
+        stats.calls = calls + 1
         latency = self._latency
         latency.count += 1
         latency.sum_us += duration_us
@@ -252,7 +266,7 @@ class ResidentHook(PluginHook):
         try:
             instance = self.owner.resident()
             assert isinstance(instance, Instance)
-            entry = _Entry(instance, self.hook, self._fuel, self._ticks)
+            entry = _Entry(instance, self.hook, self._fuel)
         except GuestStopped as stopped:
             self.observe(started)
             raise self.failed(stopped) from None
@@ -279,9 +293,8 @@ class ResidentHook(PluginHook):
             # and the hook has not run yet, so nothing happens twice.
             self.owner.discard(instance)
             entry = self._enter()
-            entry.deadline.expired_ns = 0
+            entry.deadline.left = self._ticks
             entry.set_fuel()
-            entry.set_deadline()
             instance = entry.instance
             try:
                 address = instance.place(payload)
@@ -295,6 +308,22 @@ class ResidentHook(PluginHook):
     ) -> bytes | None:
         """Read the answer and hand back memory. Raises PluginFailed."""
         instance = entry.instance
+        if length <= entry.capacity and not self._is_observer:
+            # PERF: 1 us less than `Instance.answer`, which does the same and knows what is wrong.
+            halves = entry.halves
+            size = halves[0]
+            place = halves[1]
+            sandbox = entry.sandbox
+            if place and size <= self._output_limit_bytes and place + size <= sandbox.memory_bytes:
+                data = bytes(sandbox.memory[place : place + size])
+                if entry.free is not None:
+                    slots = entry.free_slots
+                    slots[0] = place
+                    slots[2] = size
+                    error = entry.free()
+                    if error or entry.trap.value:
+                        raise self._stopped(entry, sandbox.stopped(error), started)
+                return data
         try:
             answer = None
             if not self._is_observer:

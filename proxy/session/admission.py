@@ -11,6 +11,7 @@ from proxy.errors import Refusal
 from proxy.protocol import frontend, tags
 from proxy.session import answers, namespace
 from proxy.session.answering import apply_answers, decode_bind
+from proxy.session.clearance import Clearance
 from proxy.session.context import ClientContext
 from proxy.session.exchange import END_QUERY, Batch, Exchange, Message, Prepared
 from proxy.session.inspection import (
@@ -22,7 +23,7 @@ from proxy.session.inspection import (
     Inspection,
 )
 from proxy.session.intake import Intake
-from proxy.session.ports import Classifier
+from proxy.session.ports import Classifier, Gate
 from proxy.sql.statement import (
     CONTROL_BEGIN,
     CONTROL_COMMIT,
@@ -57,6 +58,51 @@ def function_call_facts(oid: int) -> StatementFacts:
         f'"query":"{text}","normalized":"{text}","tables":[],"is_read_only":false'.encode(),
         b'"kind":"function_call","fingerprint":""',
     )
+
+
+def is_cleared(batch: Batch, gate: Gate, client: ClientContext) -> bool:
+    """Whether no plugin has anything to say on a batch; counts its statements where that is so."""
+    found: list[Clearance] = []
+    parsed: Prepared | None = None
+    for message in batch.messages:
+        if message.refusal is not None:
+            return False
+        tag = message.tag
+        prepared = message.prepared
+        facts: TextFacts | None = None
+        if tag == tags.QUERY:
+            if not batch.is_raw:
+                facts = batch.facts
+        elif tag == tags.PARSE or tag == tags.BIND:
+            if prepared is not None and not prepared.is_raw and prepared.answer is None:
+                facts = prepared.facts
+        elif tag != tags.FUNCTION_CALL:
+            continue
+        if facts is None or len(facts.statements) != 1:
+            return False
+        if tag == tags.BIND and prepared is parsed:
+            # Its Parse, in this same group: one statement, counted once.
+            parsed = None
+            continue
+        if tag == tags.PARSE:
+            parsed = prepared
+        statement = facts.statements[0]
+        clearance = gate.clearance(statement, client)
+        if clearance is None or clearance.is_never or statement.prepared != PREPARED_NONE:
+            return False
+        if clearance.text:
+            # PERF: only now is the text of a Query cut out.
+            text = (
+                prepared.text
+                if prepared is not None
+                else batch.data[message.start + 5 : message.end - 1]
+            )
+            if clearance.text != text:
+                return False
+        found.append(clearance)
+    for clearance in found:
+        clearance.use()
+    return True
 
 
 def inspect_batch(
@@ -510,6 +556,16 @@ def _apply_to_bind(
         # The text for this execution is another one than what was prepared: it is prepared under
         # a name of the proxy's, unseen, and this Bind goes there.
         message.prepared = _with_text(prepared, text, classifier, planning)
+
+
+def misread(node: str) -> Refusal:
+    """A server reads texts in another way than they were read here, when they were judged."""
+    return Refusal(
+        "58000",
+        f'node "{node}" reads SQL texts in another way than the nodes before it',
+        detail="standard_conforming_strings or client_encoding have another default there.",
+        hint="Give all nodes the same defaults; this session's texts are judged anew from now on.",
+    )
 
 
 def changed_too_late() -> Refusal:

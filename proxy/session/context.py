@@ -2,7 +2,13 @@
 Who a client is: what stays the same from its login to its end, as hooks and logs see it.
 """
 
-from typing import final
+from typing import Final, final
+
+from proxy.session.clearance import Clearance
+from proxy.sql.statement import StatementFacts
+
+NO_CLEARANCES: Final[dict[StatementFacts, Clearance]] = {}
+"""Of clients that no statement was judged for yet; nothing is ever put into it."""
 
 
 @final
@@ -19,6 +25,8 @@ class ClientContext:
                     and the claims of an identity
     fragment        the JSON of `hook_context` after `request_id`, made by the hooks on first use and
                     emptied (b"") by whoever changes a field, e.g. on SET application_name
+    clearances      what the hooks know of statements that need not be judged for it; of the plan with
+                    the number cleared_by
     is_replication  it asked for a replication connection
     """
 
@@ -27,6 +35,8 @@ class ClientContext:
         "attributes",
         "branch",
         "claims",
+        "clearances",
+        "cleared_by",
         "client_addr",
         "client_id",
         "connected_at",
@@ -57,4 +67,6 @@ class ClientContext:
         self.attributes: dict[str, str] = {}
         self.startup: dict[str, str] = {}
         self.fragment = b""
+        self.cleared_by = 0
+        self.clearances = NO_CLEARANCES
         self.is_replication = False

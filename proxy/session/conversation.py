@@ -41,15 +41,6 @@ from proxy.session.tuning import (
 from proxy.sql.statement import TextFacts
 
 
-def _misread(link: BackendLink) -> Refusal:
-    return Refusal(
-        "58000",
-        f'node "{link.node}" reads SQL texts in another way than the nodes before it',
-        detail="standard_conforming_strings or client_encoding have another default there.",
-        hint="Give all nodes the same defaults; this session's texts are judged anew from now on.",
-    )
-
-
 class Conversation(Relay):
     """
     The part of a session between a complete batch and its replies: judging and placing.
@@ -66,7 +57,14 @@ class Conversation(Relay):
         exchange.batches.append(batch)
         exchange.is_open = batch.end == END_FLUSH or batch.end == END_CUT
         gate = self._gate
-        if gate.judges or gate.observes or gate.routes or self.intake.was_rewritten:
+        exchange.is_cleared = (
+            gate.clears
+            and not self.intake.was_rewritten
+            and admission.is_cleared(batch, gate, self.client)
+        )
+        if not exchange.is_cleared and (
+            gate.judges or gate.observes or gate.routes or self.intake.was_rewritten
+        ):
             self._judged = admission.inspect_batch(
                 batch,
                 exchange,
@@ -395,7 +393,8 @@ class Conversation(Relay):
             for name, value in self.state.differences(link):
                 self._note_parameter(name, value)
                 self.wire.write(backend.parameter_status(name, value))
-            if self.intake.is_unsafe and self._judged and not was_unsafe:
+            was_read = exchange.is_cleared or bool(self._judged)
+            if self.intake.is_unsafe and was_read and not was_unsafe:
                 self._refuse_misread(link)
                 return
         if exchange.leaves_state:
@@ -427,13 +426,13 @@ class Conversation(Relay):
     def _refuse_misread(self, link: BackendLink) -> None:
         """The texts were judged as this server will not read them: nothing of them may run."""
         if self.status != tags.STATUS_IDLE:
-            self.fatal(_misread(link))
+            self.fatal(admission.misread(link.node))
             return
         exchange = self.exchange
         if exchange is not None:
             exchange.sent = False
         self._let_go(link)
-        self._refuse(_misread(link))
+        self._refuse(admission.misread(link.node))
 
     def _answer(self, exchange: Exchange, batch: Batch) -> None:
         """Reply to a batch of which nothing needs a server."""

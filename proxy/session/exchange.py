@@ -237,6 +237,7 @@ class Exchange:
     changes_schema something in it may change the schema
     stale_error    the ErrorResponse for which it is run again with statements prepared anew
     is_read        its route allowed a standby; it may be tried again elsewhere
+    is_cleared     no plugin has anything to say on its last batch
     only_reads     the first `looked_at` of `statements` are plain reads
     """
 
@@ -255,6 +256,7 @@ class Exchange:
         "error",
         "forwarded",
         "in_transaction",
+        "is_cleared",
         "is_failed",
         "is_open",
         "is_read",
@@ -309,6 +311,7 @@ class Exchange:
         self.is_retrying = False
         self.stale_error = b""
         self.is_timed_out = False
+        self.is_cleared = False
         self.may_unpin = False
         self.only_reads = True
         self.looked_at = 0

@@ -12,8 +12,10 @@ from mypy_extensions import mypyc_attr
 
 from proxy.errors import Refusal
 from proxy.routing.route import Route
+from proxy.session.clearance import Clearance
+from proxy.session.context import ClientContext
 from proxy.session.inspection import Inspection
-from proxy.sql.statement import TextFacts
+from proxy.sql.statement import StatementFacts, TextFacts
 
 if TYPE_CHECKING:
     from proxy.session.link import BackendLink
@@ -77,6 +79,14 @@ class Gate(ABC):
     wants_parameters: bool
     caches: bool  # cache_get is subscribed: executions are looked up, with their parameters
     captures: bool  # cache_set is subscribed: results named by cache_key are collected
+    clears: bool  # some statements need not be judged at all: see `clearance`
+
+    @abstractmethod
+    def clearance(self, facts: StatementFacts, client: ClientContext) -> Clearance | None:
+        """
+        Whether the statement with these very facts, for this client, need not be judged: it is then
+        sent on as it is, and `Clearance.use` counts it. Asked only while `clears` is True.
+        """
 
     @abstractmethod
     def judge(self, inspection: Inspection) -> bool:

@@ -9,6 +9,7 @@ from proxy.hooks.points import EMPTY_CHAINS
 from proxy.observe.counters import Counters
 from proxy.protocol import backend, frontend, tags
 from proxy.routing.route import Route
+from proxy.session.clearance import Clearance
 from proxy.session.context import ClientContext
 from proxy.session.inspection import Inspection
 from proxy.session.link import BackendLink
@@ -16,6 +17,7 @@ from proxy.session.ports import Broker, Clock, Gate, Waiter, Wire
 from proxy.session.session import Session
 from proxy.session.tuning import POOL_TRANSACTION, SessionTuning, Welcomes
 from proxy.sql.classify import PgClassifier
+from proxy.sql.statement import StatementFacts
 
 CLASSIFIER = PgClassifier()
 READY = backend.ready_for_query(tags.STATUS_IDLE)
@@ -113,9 +115,13 @@ class ScriptedGate(Gate):
         self.wants_parameters = False
         self.captures = False
         self.caches = False
+        self.clears = False
         self.seen: list[Inspection] = []
         self.done: list[Inspection] = []
         self.rules: dict[bytes, object] = {}
+
+    def clearance(self, facts: StatementFacts, client: ClientContext) -> Clearance | None:
+        return None
 
     def judge(self, inspection: Inspection) -> bool:
         self.seen.append(inspection)

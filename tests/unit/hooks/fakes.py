@@ -94,6 +94,7 @@ class FakeSubscriber(Subscriber):
         closed: bool = False,
         pure: bool = False,
         slow: bool = False,
+        filtered: bool = False,
         limit: int = 65536,
         cost_us: int = 2,
         matching: Callable[[StatementFacts, ClientContext], bool] | None = None,
@@ -106,6 +107,7 @@ class FakeSubscriber(Subscriber):
         self.fails_closed = closed
         self.is_pure = pure
         self.is_slow = slow
+        self.is_filtered = filtered
         self.permissions = permissions
         self.input_limit_bytes = limit
         self.last_us = cost_us

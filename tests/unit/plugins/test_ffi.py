@@ -203,10 +203,30 @@ def test_fuel_is_counted(sandbox):
     assert 0 < 1000 - sandbox.fuel_left() < 20
 
 
-def test_refuellers_do_what_refuel_does(sandbox):
-    set_fuel, set_deadline = sandbox.refuellers(5000, TICKS)
+def test_ticks_can_be_counted_without_a_deadline_for_each_call(sandbox, monkeypatch):
+    now = 1 << 40
+    monkeypatch.setattr(ffi, "thread_time_ns", lambda: now)
+    mix = bound(sandbox, "mix", 2)
+
+    def meet_a_tick() -> None:
+        FAST.set_deadline(sandbox._context, ctypes.c_uint64(0))
+        mix(1, 2)
+
+    sandbox.refueller(FUEL)()
+    for _ in range(2):
+        # A call of three ticks, none of which it has from the call before.
+        sandbox.deadline.left = 3
+        for _ in range(3):
+            now += ffi.GRACE_NS
+            meet_a_tick()
+    now += ffi.GRACE_NS
+    with pytest.raises(GuestStopped, match="time limit exceeded"):
+        meet_a_tick()
+
+
+def test_the_refueller_does_what_refuel_does(sandbox):
+    set_fuel = sandbox.refueller(5000)
     set_fuel()
-    set_deadline()
     read, fuel = sandbox.fuel_reader()
     read()
     assert fuel.value == 5000
