@@ -587,7 +587,7 @@ class Conversation(Relay):
         exchange = self.exchange
         if self.phase == CLOSED:
             return
-        if exchange is not None and outcome.may_retry(exchange):
+        if exchange is not None and outcome.may_retry(exchange, refusal):
             self.link = None
             self._let_read(link)
             exchange.retries += 1

@@ -23,6 +23,7 @@ from proxy.session.exchange import (
     Exchange,
     Prepared,
 )
+from proxy.session.farewell import fatal_of, is_farewell, refusal_of
 from proxy.session.ports import Waiter, Wire
 
 MAX_REPLY_BYTES: Final = 256 * 1024 * 1024
@@ -403,15 +404,7 @@ class BackendLink:
         self.exchange = None
         self._internal = []
         if user is not None:
-            refusal = self.last_fatal
-            if refusal is None:
-                refusal = Refusal(
-                    "08006",
-                    "server closed the connection unexpectedly",
-                    detail=f'The connection to node "{self.node}" ended while it was in use.',
-                    severity="FATAL",
-                )
-            user.on_link_lost(self, refusal)
+            user.on_link_lost(self, self.last_fatal or refusal_of(self._tail, self.node))
 
     def advance(self, exchange: Exchange) -> None:
         """Send the invented replies whose turn it is."""
@@ -453,6 +446,17 @@ class BackendLink:
                 user = self.user_session
                 if user is not None:
                     user.on_reply(data[pos:end])
+                return True
+            if (
+                end == len(data)
+                and tag == tags.NOTICE_RESPONSE
+                and is_farewell(data[pos + 5 : end])
+            ):
+                # Kept as if it were not whole yet: handed on with what follows, if anything does.
+                if run < pos:
+                    self._forward(data[run:pos])
+                self._tail = [data[pos:end]]
+                self._tail_bytes = self._needed = end - pos
                 return True
             return False
         if tag == tags.PARAMETER_STATUS:
@@ -571,13 +575,7 @@ class BackendLink:
         severity = backend.severity_of(fields)
         if severity == "FATAL" or severity == "PANIC":
             # The server ends this connection next; whoever has it is told then, once.
-            self.last_fatal = Refusal(
-                backend.sqlstate_of(fields),
-                backend.message_of(fields),
-                fields.get("D", ""),
-                fields.get("H", ""),
-                "FATAL",
-            )
+            self.last_fatal = fatal_of(fields)
             return
         if self._internal:
             self._internal[0].on_error(fields)

@@ -2,8 +2,9 @@
 How an exchange goes: errors undone, completions counted, and what the hooks are told at its end.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from proxy.errors import Refusal
 from proxy.protocol import backend, tags
 from proxy.session import dispatch, namespace
 from proxy.session.exchange import (
@@ -15,12 +16,16 @@ from proxy.session.exchange import (
     Message,
     Step,
 )
+from proxy.session.farewell import CRASH_OF_ANOTHER
 from proxy.session.inspection import VERDICT_ANSWER, VERDICT_REFUSE, Inspection, Outcome
 from proxy.session.link import BackendLink
 from proxy.session.ports import Gate
 
 if TYPE_CHECKING:
     from proxy.session.relay import Relay
+
+MAX_RETRIES: Final = 3
+"""How often a read is tried again because of the crash of another."""
 
 
 def on_error(
@@ -122,12 +127,19 @@ def is_for_query(steps: list[Step], at: int) -> bool:
     return message is not None and message.tag == tags.QUERY
 
 
-def may_retry(exchange: Exchange) -> bool:
-    """Whether a lost exchange may be run again: nothing was seen of it, nothing can have happened."""
+def may_retry(exchange: Exchange, refusal: Refusal) -> bool:
+    """
+    Whether a lost exchange may be run again: nothing was seen of it, nothing can have happened.
+
+    A statement that servers die of, or that operators end, must not come back again and again. Where
+    a server says that another one was the reason, all connections to it are lost in this moment, and
+    the next that is tried may be one of them.
+    """
+    most = MAX_RETRIES if refusal.sqlstate == CRASH_OF_ANOTHER else 1
     return (
         exchange.is_read
         and exchange.forwarded == 0
-        and exchange.retries == 0
+        and exchange.retries < most
         and not exchange.in_transaction
         and not exchange.is_open
         and len(exchange.batches) == 1

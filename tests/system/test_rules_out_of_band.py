@@ -2,10 +2,14 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
+import psycopg
 import pytest
 
 from proxy.demo.cluster import EmbeddedPostgres, EmbeddedStandby
@@ -261,3 +265,42 @@ def test_rule_27_an_error_in_each_of_many_pipelined_groups(both):
         for number in range(150)
     )
     both.same([groups, ready(300)])
+
+
+def test_rule_40_reads_do_not_notice_the_crash_of_a_standby(
+    own_cluster: tuple[EmbeddedPostgres, EmbeddedStandby], proxy_for: Any
+) -> None:
+    """Of one kill every process of the standby dies, and says so to whom it serves."""
+    primary, standby = own_cluster
+    primary.execute("CREATE TABLE item AS SELECT generate_series(1, 500) AS id")
+    standby.wait_until_caught_up()
+    proxy = proxy_for(primary, standby)()
+    stop = threading.Event()
+
+    def read() -> int:
+        count = 0
+        with proxy.connect() as client:
+            while not stop.is_set():
+                assert client.execute("SELECT count(*) FROM item AS crashing").fetchone() == (500,)
+                count += 1
+        return count
+
+    with ThreadPoolExecutor(8) as pool:
+        readers = [pool.submit(read) for _ in range(8)]
+        serving_now = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%FROM item AS crashing'"
+        wait_until(lambda: len(standby.execute(serving_now)) >= 4)
+        kill_9(standby.execute(serving_now)[0][0])
+        wait_until(
+            lambda: proxy.metrics().value("headgate_events_total", cause="retried_after_loss")
+        )
+        wait_until(lambda: standby_serves(standby, serving_now), 20)
+        stop.set()
+        assert min(reader.result(20) for reader in readers) > 0
+    assert proxy.metrics().value("headgate_errors_total") == 0
+
+
+def standby_serves(standby: EmbeddedStandby, serving_now: str) -> bool:
+    try:
+        return len(standby.execute(serving_now)) > 0
+    except psycopg.OperationalError:
+        return False  # it comes back from its crash

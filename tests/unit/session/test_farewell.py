@@ -1,0 +1,86 @@
+"""A server that ends its connections says so first: reads go on elsewhere, the client hears nothing."""
+
+import pytest
+
+from proxy.protocol import backend, tags
+from tests.support.playbook import READY, Playbook, bind, complete, error, execute, parse, query
+
+CRASH = "terminating connection because of crash of another server process"
+READ = query(b"SELECT a FROM t")
+ROWS = (
+    backend.row_description([(b"a", 25, -1, 0)]) + backend.data_row([b"1"]) + complete(b"SELECT 1")
+)
+
+
+def farewell(sqlstate: str = "57P02") -> bytes:
+    fields = (
+        b"SWARNING\x00VWARNING\x00C" + sqlstate.encode() + b"\x00M" + CRASH.encode() + b"\x00\x00"
+    )
+    return bytes([tags.NOTICE_RESPONSE]) + (len(fields) + 4).to_bytes(4, "big") + fields
+
+
+def lose(play: Playbook, number: int) -> bytes:
+    play.links[number].connection_lost()
+    return play.client.take()
+
+
+def test_read_is_run_again_although_the_server_has_warned() -> None:
+    play = Playbook(links=2)
+    play.f(READ)
+    assert play.b(farewell()) == b""
+    assert lose(play, 0) == b""
+    assert play.links[1].wire.take() == READ  # type: ignore[attr-defined]
+    play.links[1].receive_from_backend(ROWS + READY)
+    assert play.client.take() == ROWS + READY
+
+
+def test_read_of_a_pipeline_too() -> None:
+    play = Playbook(links=2)
+    sent = parse(b"", b"SELECT a FROM t") + bind(b"") + execute() + b"S\x00\x00\x00\x04"
+    play.f(sent)
+    assert play.b(farewell()) == b""
+    assert lose(play, 0) == b""
+    assert b"SELECT a FROM t" in play.links[1].wire.take()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("sqlstate", "losses"), [("57P01", 2), ("57P02", 4), ("", 2)])
+def test_number_of_tries_is_limited(sqlstate: str, losses: int) -> None:
+    """More where the server says that another one was the reason."""
+    play = Playbook(links=6)
+    play.f(READ)
+    said = b""
+    for number in range(losses):
+        assert said == b""
+        if sqlstate:
+            play.links[number].receive_from_backend(farewell(sqlstate))
+        said = lose(play, number)
+    assert sqlstate.encode() in said
+    assert b"FATAL" in said
+    assert play.client.is_closed
+
+
+def test_write_is_not_run_again_and_the_client_is_told_why() -> None:
+    play = Playbook(links=2)
+    play.f(query(b"INSERT INTO t VALUES (1)"))
+    play.b(farewell())
+    said = lose(play, 0)
+    assert b"57P02" in said
+    assert CRASH.encode() in said
+    assert play.links[1].wire.take() == b""  # type: ignore[attr-defined]
+
+
+def test_same_words_of_a_server_that_goes_on_are_handed_on_in_their_order() -> None:
+    play = Playbook()
+    play.f(READ)
+    assert play.b(farewell()) == b""
+    assert play.b(ROWS[:3]) == farewell()
+    assert play.b(ROWS[3:] + READY) == ROWS + READY
+    play.f(READ)
+    assert play.b(farewell() + ROWS + READY) == farewell() + ROWS + READY
+
+
+def test_other_warnings_are_not_held_back() -> None:
+    play = Playbook()
+    play.f(READ)
+    assert play.b(farewell("01000")) == farewell("01000")
+    assert play.b(error("22012", "division by zero") + READY).endswith(READY)
