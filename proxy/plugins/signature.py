@@ -7,7 +7,10 @@ Signatures of plugins: who vouches for a module and its manifest, and until when
              "manifest_sha256", "not_before", "not_after"}, "signature": base64}; the Ed25519
              signature is over CONTEXT + the statement's canonical JSON (sorted keys, no spaces,
              UTF-8). Module and manifest are both covered. Times are RFC 3339, in UTC.
-    ABI 0    base64 of a raw 64-byte Ed25519 signature over the module's bytes
+    ABI 0    base64 of a raw 64-byte Ed25519 signature over the module's bytes, and maybe a newline
+
+One signature is one file: JSON that says the same in another layout, and base64 whose last digit has
+bits that mean nothing, are refused. So no byte of a `.sig` can be changed and the file still hold.
 
 A key's id is the first 16 hex digits of the SHA-256 of its 32 raw bytes. Pure but for reading the
 trust root and the revocation list; which versions were accepted before is `trust`'s business.
@@ -187,7 +190,11 @@ def sign(
         "not_after": _rfc3339(not_after),
     }
     signature = private.sign(CONTEXT + canonical(statement))
-    content = {"statement": statement, "signature": base64.b64encode(signature).decode()}
+    return _layout({"statement": statement, "signature": base64.b64encode(signature).decode()})
+
+
+def _layout(content: dict[str, Any]) -> bytes:
+    """A native `.sig` file as it is written."""
     return json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"
 
 
@@ -209,11 +216,12 @@ def verify(
     allow_legacy: bool,
 ) -> Verdict:
     """Check a `.sig` of either form against everything it must say; raises SignatureRefused."""
-    if content.lstrip()[:1] == b"{":
+    if content[:1] == b"{":
         return _verify_native(
             root, revocations, content, name, version, wasm_sha256, manifest_sha256, now
         )
-    signature = _base64(content, "the signature")
+    end = b"\r\n" if content.endswith(b"\r\n") else b"\n"
+    signature = _exact_base64(content.removesuffix(end))
     if len(signature) != 64:
         raise SignatureRefused(
             f"the signature has {len(signature)} bytes; expected the base64 of 64, or JSON"
@@ -291,9 +299,17 @@ def _parse_native(content: bytes) -> tuple[dict[str, Any], bytes]:
             raise SignatureRefused(f"{key} in the statement is not a string")
     if not isinstance(signature, str):
         raise SignatureRefused("the signature is not a string")
-    raw = _base64(signature.encode(), "the signature")
+    raw = _exact_base64(signature.encode())
     if len(raw) != 64:
         raise SignatureRefused(f"the signature has {len(raw)} bytes; expected 64")
+    try:
+        layouts = (_layout(data), canonical(data))
+    except UnicodeEncodeError:
+        raise SignatureRefused("the signature has a text that is no Unicode") from None
+    if content not in layouts:
+        raise SignatureRefused(
+            "the JSON is not laid out as `headgate plugin sign` writes it, nor as canonical JSON"
+        )
     return statement, raw
 
 
@@ -314,6 +330,14 @@ def _base64(content: bytes, where: str) -> bytes:
         return base64.b64decode(content.strip(), validate=True)
     except (binascii.Error, ValueError) as error:
         raise SignatureRefused(f"{where}: not base64: {error}") from error
+
+
+def _exact_base64(content: bytes) -> bytes:
+    """Decode a signature; the same bytes have one spelling only."""
+    raw = _base64(content, "the signature")
+    if base64.b64encode(raw) != content:
+        raise SignatureRefused("the signature is not base64 as it is written")
+    return raw
 
 
 def _rfc3339(moment: datetime) -> str:
