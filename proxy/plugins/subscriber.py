@@ -101,7 +101,8 @@ class PluginHook(Subscriber):
         self._buckets = stats.latency.buckets
         self._fuel = generation.limits.fuel_of(hook)
         self._ticks = generation.blueprint.runtime.ticks(generation.limits.timeout_ms_of(hook))
-        self.is_trial = False
+        self._trial_call = -1
+        """The number of the call that closed the breaker; its answer may yet prove worthless."""
 
     def matches(self, facts: StatementFacts, client: ClientContext) -> bool:
         """See Subscriber."""
@@ -114,9 +115,8 @@ class PluginHook(Subscriber):
     def answer_failed(self, cause: str) -> None:
         """See Subscriber."""
         self.stats.failed(cause)
-        if self.is_trial:
+        if self._trial_call == self.stats.calls:
             self.breaker.relapse()
-        self.is_trial = False
         self.breaker.failed(perf_counter_ns() / 1e9)
         if self.breaker.state != CLOSED:
             self.forget_instance()
@@ -151,7 +151,7 @@ class PluginHook(Subscriber):
     def came_back(self) -> None:
         """A call succeeded; if it was the trial of a half-open breaker, that closes."""
         if self.breaker.state != CLOSED:
-            self.is_trial = True
+            self._trial_call = self.stats.calls
             self.breaker.succeeded()
 
     def call_slow(self, payload: bytes, completion: Completion) -> None:
@@ -260,8 +260,12 @@ class ResidentHook(PluginHook):
         return answer
 
     def _enter(self) -> _Entry:
-        """Find the instance, or have one made. Raises PluginFailed."""
+        """Find the instance, or have one made, if the breaker allows. Raises PluginFailed."""
         self.admit()
+        return self._find()
+
+    def _find(self) -> _Entry:
+        """Find the instance, or have one made. Raises PluginFailed."""
         started = perf_counter_ns()
         try:
             instance = self.owner.resident()
@@ -276,7 +280,7 @@ class ResidentHook(PluginHook):
 
     def _settle(self, entry: _Entry) -> None:
         """The trial call of a half-open breaker came back."""
-        self.is_trial = True
+        self._trial_call = self.stats.calls
         self.breaker.succeeded()
         if not entry.instance.is_closed:
             self._entry = entry
@@ -292,7 +296,8 @@ class ResidentHook(PluginHook):
             # The guest's allocator may be one that never frees; a fresh instance has room again,
             # and the hook has not run yet, so nothing happens twice.
             self.owner.discard(instance)
-            entry = self._enter()
+            # Not asked again: the breaker's one trial call is this one.
+            entry = self._find()
             entry.deadline.left = self._ticks
             entry.set_fuel()
             instance = entry.instance

@@ -77,6 +77,45 @@ async def test_half_open_lets_one_call_try(load, monkeypatch):
         hook.call(b"{}")
 
 
+async def test_after_a_trial_that_went_well_one_failure_is_one_of_five(load, monkeypatch):
+    now = 1_000_000_000_000
+    monkeypatch.setattr(subscribers, "perf_counter_ns", lambda: now)
+    hook = await load(MOODY, manifest("p"))
+    for _ in range(5):
+        assert hook.call(b"{}") is None
+        hook.answer_failed("bad_answer")
+    now += 1_100_000_000
+    assert hook.call(b"{}") is None
+    for _ in range(4):
+        assert hook.call(b"{}") is None
+        hook.answer_failed("bad_answer")
+        assert hook.breaker.state == "closed"
+    assert hook.call(b"{}") is None
+    hook.answer_failed("bad_answer")
+    assert hook.breaker.state == "open"
+
+
+async def test_a_trial_call_that_needs_a_fresh_instance_is_still_the_trial(load, monkeypatch):
+    now = 1_000_000_000_000
+    monkeypatch.setattr(subscribers, "perf_counter_ns", lambda: now)
+    # An allocator with room for five inputs that never frees.
+    wat = """(module (memory (export "memory") 1)
+      (global $at (mut i32) (i32.const 0))
+      (func (export "headgate_abi_1"))
+      (func (export "alloc") (param i32) (result i32)
+        (global.set $at (i32.add (global.get $at) (i32.const 1)))
+        (select (i32.const 64) (i32.const 0) (i32.le_u (global.get $at) (i32.const 5))))
+      (func (export "pre_query") (param i32 i32) (result i64) (i64.const 0)))"""
+    hook = await load(wat, manifest("p"))
+    for _ in range(5):
+        assert hook.call(b"{}") is None
+        hook.answer_failed("bad_answer")
+    assert hook.breaker.state == "open"
+    now += 1_100_000_000
+    assert hook.call(b"{}") is None
+    assert hook.breaker.state == "closed"
+
+
 async def test_an_input_over_the_buffer_goes_through_alloc_and_dealloc(load):
     wat = """(module (memory (export "memory") 4)
       (global $live (mut i32) (i32.const 0))
