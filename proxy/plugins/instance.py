@@ -135,10 +135,15 @@ class Instance:
             self.dealloc = self.sandbox.bind("dealloc", 2) if shape.has_dealloc else None
             if shape.has_initialize:
                 self._exported("_initialize", 0)()
+            config = b""
             if shape.has_init:
-                self._init(blueprint)
+                config = json.dumps(blueprint.config, ensure_ascii=False, default=str).encode()
             if shape.has_input_buffer:
-                self._find_buffer(limits.input_bytes)
+                # Asked once, so before plugin_init: its input goes there too.
+                needed = len(config) if self._alloc is None else 0
+                self._find_buffer(max(limits.input_bytes, needed))
+            if shape.has_init:
+                self._init(blueprint, config)
         except BaseException:
             self.close()
             raise
@@ -149,10 +154,7 @@ class Instance:
             raise GuestStopped(ffi.CAUSE_HOST, f"export {name} has gone")
         return function
 
-    def _init(self, blueprint: Blueprint) -> None:
-        config = json.dumps(blueprint.config, ensure_ascii=False, default=str).encode()
-        if self._alloc is None:
-            self._find_buffer(max(len(config), blueprint.limits.input_bytes))
+    def _init(self, blueprint: Blueprint, config: bytes) -> None:
         address = self.place(config)
         packed = self._exported("plugin_init", 2)(address, len(config))
         answer = self.answer(packed, blueprint.limits.output_bytes)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.hooks.points import BLOCKED
+from proxy.hooks.points import BLOCKED, PRE_QUERY
 from proxy.plugins.ffi import GuestStopped
 from proxy.plugins.instance import InitRefused, read_init_answer
 from tests.support.wat import FakePipeline, make_manager, manifest, put
@@ -35,6 +35,25 @@ async def test_starting(tmp_path, more, error):
     else:
         assert event.cause == "init"
         assert error in event.message
+    await manager.stop()
+
+
+ONCE = """(global $asked (mut i32) (i32.const 0))
+  (func (export "input_buffer") (param i32) (result i32)
+    (if (global.get $asked) (then unreachable))
+    (global.set $asked (i32.const 1))
+    (i32.const 65536))"""
+NEVER = '(func (export "alloc") (param i32) (result i32) unreachable)'
+
+
+@pytest.mark.parametrize("more", ["", NEVER, INIT.format(answer=0), NEVER + INIT.format(answer=0)])
+async def test_input_buffer_is_asked_once_and_alloc_is_not_called_for_what_fits(tmp_path, more):
+    pipeline = FakePipeline()
+    manager = make_manager(tmp_path, pipeline)
+    put(tmp_path, "p", BASE.format(more=ONCE + more), manifest("p", more="[config]\na = 1"))
+    event = (await manager.reload())[0]
+    assert event.kind == "loaded", event.message
+    assert pipeline.chains.points[PRE_QUERY][0].call(b"{}") is None
     await manager.stop()
 
 

@@ -62,11 +62,9 @@ class Guest:
         self.memory = memory
         self.fuel_used = 0
         self.init_answer: Any = None
-        # The host asks twice: for the configuration, and for the statements.
-        if "plugin_init" in {export.name for export in module.exports}:
-            self.buffer = self._call("input_buffer", INPUT_BYTES)
-            self.init_answer = self.run("plugin_init", json.dumps(config or {}).encode())
         self.buffer = self._call("input_buffer", INPUT_BYTES)
+        if "plugin_init" in {export.name for export in module.exports}:
+            self.init_answer = self.run("plugin_init", json.dumps(config or {}).encode())
 
     def _log(self, level: int, address: int, length: int) -> int:
         self.lines.append((level, self._read(address, length).decode()))
