@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from typing import Final, final
 
-from proxy.plugins.host.guest import MISSING, TOO_LARGE, Guest
+from proxy.plugins.host.guest import MISSING, TOO_LARGE, Guest, time_to_live
 
 MAX_KEY_BYTES: Final = 256
 MAX_VALUE_BYTES: Final = 64 * 1024
@@ -77,13 +77,14 @@ def cache_get(guest: Guest, key: int, key_len: int, out: int, capacity: int) -> 
 
 
 def cache_set(
-    guest: Guest, key: int, key_len: int, value: int, value_len: int, ttl_ms: int = 0
+    guest: Guest, key: int, key_len: int, value: int, value_len: int, ttl_ms: float = 0
 ) -> int:
     """cache_set(key_ptr, key_len, val_ptr, val_len[, ttl_ms]): 0."""
     if key_len > MAX_KEY_BYTES or value_len > MAX_VALUE_BYTES:
         return TOO_LARGE
+    lives_ms = time_to_live(ttl_ms)
     kept = guest.services.cache.set(
-        guest.plugin, guest.read(key, key_len), guest.read(value, value_len), int(ttl_ms)
+        guest.plugin, guest.read(key, key_len), guest.read(value, value_len), lives_ms
     )
     return 0 if kept else TOO_LARGE
 

@@ -13,6 +13,7 @@ more is success (of functions that return bytes, the length needed), less is one
     DENIED        -7  the service refused this request
 """
 
+import math
 from typing import TYPE_CHECKING, Any, Final, final
 
 from proxy.plugins.ffi import Imports
@@ -31,6 +32,9 @@ DENIED: Final = -7
 MAX_WAITS: Final = 16
 """Waiting calls of one hook call: with their own time limits they bound the whole."""
 
+MAX_TTL_MS: Final = 100 * 366 * 24 * 3600 * 1000
+"""Longer ones are this long: a number that every store takes."""
+
 INCR_FAILED: Final = -(1 << 63)
 """kv_incr answers the new value, so its failure is the one number that no counter reaches."""
 
@@ -42,6 +46,21 @@ class HostFault(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code
+
+
+def whole(number: float) -> int:
+    """A number of any type that a guest gave, without its fraction."""
+    if not math.isfinite(number):
+        raise HostFault(BAD_ARGUMENT)
+    return int(number)
+
+
+def time_to_live(number: float) -> int:
+    """Milliseconds, 0 for no end."""
+    ttl_ms = whole(number)
+    if ttl_ms < 0:
+        raise HostFault(BAD_ARGUMENT)
+    return min(ttl_ms, MAX_TTL_MS)
 
 
 @final

@@ -20,6 +20,8 @@ from proxy.plugins.host.guest import (
     TOO_LARGE,
     Guest,
     HostFault,
+    time_to_live,
+    whole,
 )
 
 MAX_COUNTER: Final = (1 << 63) - 1
@@ -183,15 +185,14 @@ def kv_get(guest: Guest, key: int, key_len: int, out: int, capacity: int) -> int
 
 
 def kv_set(
-    guest: Guest, key: int, key_len: int, value: int, value_len: int, ttl_ms: int = 0
+    guest: Guest, key: int, key_len: int, value: int, value_len: int, ttl_ms: float = 0
 ) -> int:
     """kv_set(key_ptr, key_len, val_ptr, val_len[, ttl_ms]): 0."""
     store = guest.services.kv
     if key_len > store.bounds.key_bytes or value_len > store.bounds.value_bytes:
         return TOO_LARGE
-    if ttl_ms < 0:
-        return BAD_ARGUMENT
-    store.set(guest.plugin, guest.read(key, key_len), guest.read(value, value_len), int(ttl_ms))
+    lives_ms = time_to_live(ttl_ms)
+    store.set(guest.plugin, guest.read(key, key_len), guest.read(value, value_len), lives_ms)
     return 0
 
 
@@ -203,13 +204,14 @@ def kv_delete(guest: Guest, key: int, key_len: int) -> int:
     return 0
 
 
-def kv_incr(guest: Guest, key: int, key_len: int, delta: int, ttl_ms: int = 0) -> int:
+def kv_incr(guest: Guest, key: int, key_len: int, delta: float, ttl_ms: float = 0) -> int:
     """kv_incr(key_ptr, key_len, delta[, ttl_ms]): the new value, or INCR_FAILED (i64 minimum)."""
     store = guest.services.kv
-    if key_len > store.bounds.key_bytes or ttl_ms < 0:
+    if key_len > store.bounds.key_bytes:
         return INCR_FAILED
     try:
-        return store.incr(guest.plugin, guest.read(key, key_len), int(delta), int(ttl_ms))
+        lives_ms = time_to_live(ttl_ms)
+        return store.incr(guest.plugin, guest.read(key, key_len), whole(delta), lives_ms)
     except HostFault:
         return INCR_FAILED
 

@@ -10,6 +10,7 @@ reaches. Every other function of the module answers ENOSYS.
 from collections.abc import Callable
 from typing import Final
 
+from proxy.plugins.ffi import U32
 from proxy.plugins.host.guest import Guest
 
 MODULES: Final = ("wasi_snapshot_preview1", "wasi_unstable")
@@ -40,8 +41,9 @@ def fd_write(guest: Guest, fd: int, iovecs: int, count: int, written: int) -> in
         log = guest.services.logs.of(guest.plugin)
         for line in text.decode("utf-8", "replace").splitlines():
             if line.strip():
-                log.write(3 if fd == 2 else 2, line[: log.line_bytes])
-    guest.write(written, total.to_bytes(4, "little"))
+                cut = line.encode()[: log.line_bytes].decode("utf-8", "ignore")
+                log.write(3 if fd == 2 else 2, cut)
+    guest.write(written, (total & U32).to_bytes(4, "little"))
     return SUCCESS
 
 

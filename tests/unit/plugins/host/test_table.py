@@ -88,6 +88,41 @@ async def test_kv(caller):
     assert kv.get("p", b"c") is None
 
 
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "-1"])
+async def test_what_is_no_number_of_milliseconds_is_a_bad_argument(caller, number):
+    await caller.load(
+        '(import "headgate" "kv_set" (func $set (param i32 i32 i32 i32 f64) (result i32)))'
+        '(import "headgate" "cache_set" (func $keep (param i32 i32 i32 i32 f64) (result i32)))'
+        '(import "headgate" "kv_incr" (func $incr (param i32 i32 f64 f64) (result i64)))',
+        f"""(i32.store (i32.const 4096)
+             (call $set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (f64.const {number})))
+           (i32.store (i32.const 4100)
+             (call $keep (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1)
+               (f64.const {number})))
+           (i64.store (i32.const 4104)
+             (call $incr (i32.const 1) (i32.const 1) (f64.const {"1" if number == "-1" else number})
+               (f64.const {number})))
+           (i32.const 16)""",
+        {0: "ab"},
+    )
+    answer = await caller.answer()
+    assert [int.from_bytes(answer[at : at + 4], "little", signed=True) for at in (0, 4)] == [-4, -4]
+    assert int.from_bytes(answer[8:], "little", signed=True) == -(1 << 63)
+    assert caller.manager.services.kv.keys("p", b"") == []
+
+
+async def test_a_time_to_live_of_ages_is_a_century(caller):
+    await caller.load(
+        '(import "headgate" "kv_set" (func $set (param i32 i32 i32 i32 f64) (result i32)))',
+        """(i32.store (i32.const 4096)
+             (call $set (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 1) (f64.const 1e300)))
+           (i32.const 4)""",
+        {0: "a"},
+    )
+    assert await caller.answer() == bytes(4)
+    assert caller.manager.services.kv.get("p", b"a") == b"a"
+
+
 async def test_a_buffer_that_is_too_small_is_told_the_length(caller):
     await caller.load(
         GET, "(call $get (i32.const 0) (i32.const 1) (i32.const 4096) (i32.const 3))", {0: "k"}
