@@ -12,13 +12,22 @@ from typing import Final
 import wasmtime
 
 from proxy.errors import PluginFailed
-from proxy.hooks.points import CUSTOM_HOOK, HOOK_NAMES, ON_DISCONNECT, POST_QUERY
+from proxy.hooks.points import (
+    CUSTOM_HOOK,
+    HOOK_NAMES,
+    METRICS,
+    ON_CONNECT,
+    ON_DISCONNECT,
+    POST_QUERY,
+)
 from proxy.plugins import permissions
 from proxy.plugins.host import table
 from proxy.plugins.manifest import FORM_LEGACY, Manifest
 
 MARKER: Final = "headgate_abi_1"
 OBSERVERS: Final = frozenset((POST_QUERY, ON_DISCONNECT))
+_LEGACY_OBSERVERS: Final = OBSERVERS | {ON_CONNECT, METRICS}
+"""HeliosProxy only tells these; without a result they mean the default answer."""
 
 _HOOK_PARAMS: Final = ["i32", "i32"]
 PAGE_BYTES: Final = 65_536
@@ -94,7 +103,8 @@ def check_grants(shape: Shape, manifest: Manifest, effective: frozenset[str]) ->
 def wishes_of(shape: Shape, manifest: Manifest) -> frozenset[str]:
     """What a plugin asks for: by its manifest, and at ABI 0 by its hooks and imports."""
     if shape.abi == 0 and manifest.form == FORM_LEGACY:
-        return manifest.wishes | permissions.legacy_wishes(manifest.hooks, shape.env_imports)
+        answering = [hook for hook in manifest.hooks if hook not in shape.observers]
+        return manifest.wishes | permissions.legacy_wishes(answering, shape.env_imports)
     return manifest.wishes
 
 
@@ -162,6 +172,7 @@ def _check_hooks(
     shape: Shape, exports: Mapping[str, object], manifest: Manifest, problems: list[str]
 ) -> None:
     observers: set[int] = set()
+    may_observe = OBSERVERS if shape.abi else _LEGACY_OBSERVERS
     for hook in manifest.hooks:
         names = [HOOK_NAMES[hook]] + (["custom"] if hook == CUSTOM_HOOK else [])
         name = next((candidate for candidate in names if candidate in exports), None)
@@ -174,11 +185,11 @@ def _check_hooks(
         signature = _signature(found) if isinstance(found, wasmtime.FuncType) else ([], ["?"])
         if signature == (_HOOK_PARAMS, ["i64"]):
             shape.exports[hook] = name
-        elif signature == (_HOOK_PARAMS, []) and hook in OBSERVERS:
+        elif signature == (_HOOK_PARAMS, []) and hook in may_observe:
             shape.exports[hook] = name
             observers.add(hook)
         else:
-            also = " or, without an answer, ()" if hook in OBSERVERS else ""
+            also = " or, without an answer, ()" if hook in may_observe else ""
             problems.append(f"export {name} is {_shown(found)}; expected (i32, i32) -> (i64){also}")
     shape.observers = frozenset(observers)
 

@@ -9,7 +9,17 @@ checked and fields left out (`hooks`).
 from collections.abc import Iterable
 from typing import Final
 
-from proxy.hooks.points import AUTHENTICATE, PRE_QUERY, ROUTE
+from proxy.hooks.points import (
+    AUTHENTICATE,
+    AUTHORIZE,
+    CACHE_GET,
+    CACHE_SET,
+    METRICS,
+    ON_CONNECT,
+    PRE_QUERY,
+    REWRITE,
+    ROUTE,
+)
 from proxy.settings.plugin_model import PERMISSIONS
 
 KNOWN: Final = frozenset(PERMISSIONS)
@@ -34,11 +44,18 @@ _LEGACY_REFUSED: Final = frozenset(
     ("network", "filesystem_read", "fs_read", "filesystem_write", "fs_write")
 )
 
-# An ABI 0 manifest has no words for answers and imports: declaring or importing is asking.
+# An ABI 0 manifest has no words for answers and imports: declaring or importing is asking. The
+# contract names the first three; the others are the same for hooks that such a module may have too.
 _LEGACY_HOOKS: Final = {
     PRE_QUERY: ("query.block", "query.rewrite", "query.answer"),
     ROUTE: ("route.decide",),
     AUTHENTICATE: ("auth.decide",),
+    REWRITE: ("query.rewrite",),
+    AUTHORIZE: ("authz.decide",),
+    ON_CONNECT: ("conn.deny",),
+    CACHE_GET: ("cache.read", "query.answer"),
+    CACHE_SET: ("cache.write",),
+    METRICS: ("metrics",),
 }
 _LEGACY_IMPORTS: Final = {
     "kv_get": "kv.read",

@@ -2,8 +2,9 @@
 The part of YAML that plugin manifests use, and nothing more.
 
 Mappings and sequences in block form, one-line flow lists and mappings, plain and quoted scalars,
-comments. Anchors, tags, several documents, block scalars and multi-line strings are refused, with
-the line: a manifest decides what a plugin may do, so what is not understood is never guessed.
+block scalars (`|` and `>`) as values of a mapping, comments. Anchors, tags, several documents and
+other multi-line strings are refused, with the line: a manifest decides what a plugin may do, so
+what is not understood is never guessed.
 """
 
 import json
@@ -15,6 +16,7 @@ _FLOAT: Final = re.compile(r"[+-]?\d+\.\d+\Z")
 _KEY: Final = re.compile(
     r"""("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^\s:#'"\[\]{},&*!|>%@`-][^:#]*?)\s*:(?:\s+|\Z)"""
 )
+_BLOCK: Final = re.compile(r"([^#'\"]*\S\s*:\s+)([|>])([+-]?)\Z")
 _MAX_DEPTH: Final = 16
 
 
@@ -25,7 +27,11 @@ class YamlError(ValueError):
 def parse_yaml(text: str) -> Any:
     """Read a document into dictionaries, lists and scalars."""
     lines: list[tuple[int, int, str]] = []
-    for number, raw in enumerate(text.splitlines(), 1):
+    rows = text.splitlines()
+    following = 0
+    for number, raw in enumerate(rows, 1):
+        if number <= following:
+            continue  # part of a block scalar
         body = _strip_comment(raw)
         if not body.strip() or (number == 1 and body.strip() == "---"):
             continue
@@ -34,12 +40,17 @@ def parse_yaml(text: str) -> Any:
         stripped = body.strip()
         if stripped in ("---", "...") or stripped.startswith("%"):
             raise YamlError(f"line {number}: only one document is expected")
-        lines.append((number, len(body) - len(body.lstrip(" ")), stripped))
+        indent = len(body) - len(body.lstrip(" "))
+        block = _BLOCK.match(stripped)
+        if block is not None:
+            content, following = _block_scalar(rows, number, indent, block.group(2), block.group(3))
+            stripped = block.group(1) + json.dumps(content)
+        lines.append((number, indent, stripped))
     if not lines:
         return None
-    value, following = _block(lines, 0, lines[0][1], 0)
-    if following != len(lines):
-        raise YamlError(f"line {lines[following][0]}: unexpected indentation")
+    value, after = _block(lines, 0, lines[0][1], 0)
+    if after != len(lines):
+        raise YamlError(f"line {lines[after][0]}: unexpected indentation")
     return value
 
 
@@ -62,6 +73,32 @@ def _strip_comment(line: str) -> str:
             return line[:position].rstrip()
         position += 1
     return line.rstrip()
+
+
+def _block_scalar(
+    rows: list[str], start: int, parent_indent: int, style: str, chomping: str
+) -> tuple[str, int]:
+    """The text below a `|` or `>`, and how many rows there are up to its end."""
+    end = start
+    while end < len(rows) and (
+        not rows[end].strip() or len(rows[end]) - len(rows[end].lstrip(" ")) > parent_indent
+    ):
+        end += 1
+    block = rows[start:end]
+    first = next((row for row in block if row.strip()), "")
+    indent = len(first) - len(first.lstrip(" "))
+    for number, row in enumerate(block, start + 1):
+        if row.strip() and row[:indent].strip():
+            raise YamlError(f"line {number}: unexpected indentation in a block scalar")
+    texts = [row[indent:] for row in block]
+    content = "\n".join(texts)
+    if style == ">":
+        # Lines are one; an empty one is a line break.
+        paragraphs = content.strip("\n").split("\n\n")
+        content = "\n".join(part.replace("\n", " ") for part in paragraphs)
+    if chomping != "+":
+        content = content.rstrip("\n")
+    return content + ("" if chomping == "-" or not content else "\n"), end
 
 
 def _block(

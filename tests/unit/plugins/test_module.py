@@ -6,7 +6,7 @@ import pytest
 import wasmtime
 
 from proxy.errors import PluginFailed
-from proxy.hooks.points import CUSTOM_HOOK, POST_QUERY, PRE_QUERY
+from proxy.hooks.points import CUSTOM_HOOK, METRICS, ON_CONNECT, POST_QUERY, PRE_QUERY
 from proxy.plugins.manifest import parse_manifest
 from proxy.plugins.module import check_grants, inspect, wishes_of
 from proxy.plugins.runtime import runtime
@@ -58,6 +58,20 @@ def test_a_native_manifest_of_a_legacy_module_asks_for_itself():
     assert wishes_of(shape, parsed) == {"kv.read"}
 
 
+SILENT = LEGACY.replace(
+    '(func (export "post_query")',
+    '(func (export "on_connect") (param i32 i32)) (func (export "metrics") (param i32 i32))'
+    ' (func (export "post_query")',
+)
+SILENT_JSON = '{"name":"p","hooks":["connect","metrics","post_query"]}'
+
+
+def test_what_a_legacy_module_only_listens_to_it_does_not_ask_to_decide():
+    shape, parsed = look(SILENT, SILENT_JSON, ".json")
+    assert shape.observers == {ON_CONNECT, METRICS, POST_QUERY}
+    assert wishes_of(shape, parsed) == {"kv.read"}
+
+
 MARKED = LEGACY.replace("(memory", '(func (export "headgate_abi_1")) (memory', 1)
 
 
@@ -73,6 +87,12 @@ JSON = '{"name":"p","hooks":["pre_query"]}'
         (MARKED, manifest("p", more="abi = 0"), ".toml", "abi = 0, the module is ABI 1"),
         (LEGACY, manifest("p", more="abi = 1"), ".toml", "does not export headgate_abi_1"),
         (NO_ALLOC, manifest("p"), ".toml", "export alloc is () -> ()"),
+        (
+            SILENT.replace("(memory", '(func (export "headgate_abi_1")) (memory', 1),
+            manifest("p", hooks='"on_connect"'),
+            ".toml",
+            "export on_connect is (i32, i32) -> (); expected (i32, i32) -> (i64)",
+        ),
         (BAD_DEALLOC, manifest("p"), ".toml", "export dealloc is (i32) -> ()"),
     ],
 )

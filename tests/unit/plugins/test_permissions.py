@@ -2,7 +2,18 @@
 
 import pytest
 
-from proxy.hooks.points import AUTHENTICATE, POST_QUERY, PRE_QUERY, ROUTE
+from proxy.hooks.points import (
+    AUTHENTICATE,
+    AUTHORIZE,
+    CACHE_GET,
+    CACHE_SET,
+    METRICS,
+    ON_CONNECT,
+    POST_QUERY,
+    PRE_QUERY,
+    REWRITE,
+    ROUTE,
+)
 from proxy.plugins.permissions import (
     is_refused,
     legacy_wishes,
@@ -46,6 +57,17 @@ def test_files_and_sockets_are_refused():
 def test_legacy_plugins_ask_by_what_they_declare_and_import():
     assert legacy_wishes([PRE_QUERY], []) == {"query.block", "query.rewrite", "query.answer"}
     assert legacy_wishes([ROUTE, AUTHENTICATE], []) == {"route.decide", "auth.decide"}
+    assert legacy_wishes([REWRITE, AUTHORIZE, ON_CONNECT], []) == {
+        "query.rewrite",
+        "authz.decide",
+        "conn.deny",
+    }
+    assert legacy_wishes([CACHE_GET, CACHE_SET, METRICS], []) == {
+        "cache.read",
+        "query.answer",
+        "cache.write",
+        "metrics",
+    }
     assert legacy_wishes([POST_QUERY], ["kv_get", "kv_set", "sha256_hex"]) == {
         "kv.read",
         "kv.write",

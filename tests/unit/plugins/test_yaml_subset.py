@@ -64,6 +64,34 @@ def test_a_manifest():
     }
 
 
+def test_block_scalars():
+    text = """\
+description: >-
+  Blocks what
+  must not be.
+
+  Really: all # of it.
+license: |
+  first
+    second
+
+hooks:
+  - pre_query
+config:
+  note: |-
+    "quoted"
+  empty: >
+last: |
+  end"""
+    assert parse_yaml(text) == {
+        "description": "Blocks what must not be.\nReally: all # of it.",
+        "license": "first\n  second\n",
+        "hooks": ["pre_query"],
+        "config": {"note": '"quoted"', "empty": ""},
+        "last": "end\n",
+    }
+
+
 @pytest.mark.parametrize("text", ["", "\n# only a comment\n", "---\n"])
 def test_nothing(text):
     assert parse_yaml(text) is None
@@ -75,7 +103,9 @@ def test_nothing(text):
         ("a: 1\na: 2", 2),
         ("\ta: 1", 1),
         ("a: &x 1", 1),
-        ("a: |\n  text", 1),
+        ("a: |2\n  text", 1),
+        ("a: |\n    text\n  less", 3),
+        ("- |\n  text", 1),
         ("a: 1\n---\nb: 2", 2),
         ("a: 1\n   b: 2", 2),
         ("a: [1, [2]]", 1),
