@@ -20,6 +20,7 @@ import wasmtime
 from wasmtime.component import Component
 
 from proxy.errors import PluginFailed
+from proxy.plugins.apart import compile_component
 from proxy.plugins.private_dir import open_private_dir
 from proxy.plugins.runtime import Runtime, engine_fingerprint
 
@@ -57,15 +58,10 @@ class CompiledCache:
         code = self._find(wasm_sha256, "component")
         if code is not None:
             return Component.deserialize(self._runtime.engine, code)
-        try:
-            component = Component(self._runtime.engine, wasm)
-        except wasmtime.WasmtimeError as error:
-            raise PluginFailed(
-                plugin, "compile", f"not a valid component: {str(error)[:500]}"
-            ) from error
+        code = compile_component(plugin, wasm)
         if self._directory is not None:
-            self._keep(wasm_sha256, "component", bytes(component.serialize()))
-        return component
+            self._keep(wasm_sha256, "component", code)
+        return Component.deserialize(self._runtime.engine, code)
 
     def _path(self, directory: Path, wasm_sha256: str, kind: str) -> Path:
         name = hashlib.sha256(f"{kind}|{wasm_sha256}|{engine_fingerprint()}".encode()).hexdigest()

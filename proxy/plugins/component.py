@@ -34,7 +34,12 @@ from proxy.plugins.runtime import Runtime
 _CALL: Final = "call"
 _KIND_STRING: Final = 12
 _CORE_INSTANCES: Final = 200
-"""Components are made of many core instances; this bounds them, the memory limit what they use."""
+_CORE_TABLES: Final = 8
+_CORE_MEMORIES: Final = 4
+"""
+Components are made of many core instances that share a memory and a table or two (Python: 1 and 1,
+JavaScript: up to 3 memories). The memory limit holds for each.
+"""
 
 _MESSAGES: Final = (
     ("all fuel consumed", CAUSE_FUEL),
@@ -178,7 +183,7 @@ class ComponentInstance:
         ffi.FAST.store_limiter(
             store.ptr(),
             c_int64(limits.memory_bytes), c_int64(TABLE_ELEMENTS),
-            c_int64(_CORE_INSTANCES), c_int64(_CORE_INSTANCES), c_int64(_CORE_INSTANCES),
+            c_int64(_CORE_INSTANCES), c_int64(_CORE_TABLES), c_int64(_CORE_MEMORIES),
         )  # fmt: skip
         ffi.FAST.store_on_deadline(store.ptr(), linked.deadline.callback, None, None)
         self._arguments = (capi.wasmtime_component_val_t * 2)()

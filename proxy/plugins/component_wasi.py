@@ -48,6 +48,8 @@ def _functions(name: str, guest: Guest) -> dict[str, Callable[..., Any]] | None:
         return {"get-terminal-stderr": _none}
     if name == "wasi:clocks/wall-clock":
         return _wall_clock(guest)
+    if name == "wasi:clocks/monotonic-clock":
+        return _monotonic_clock(guest)
     if name == "wasi:random/random":
         return _random(guest)
     if name == "wasi:random/insecure-seed":
@@ -80,6 +82,18 @@ def _wall_clock(guest: Guest) -> dict[str, Callable[..., Any]]:
 
     def resolution(_store: object) -> Any:
         return moment(1)
+
+    return {"now": now, "resolution": resolution}
+
+
+def _monotonic_clock(guest: Guest) -> dict[str, Callable[..., Any]]:
+    """To read only: what subscribes to it would wait."""
+
+    def now(_store: object) -> int:
+        return guest.services.now_us() * 1000 if "clock" in guest.permissions else 0
+
+    def resolution(_store: object) -> int:
+        return 1000
 
     return {"now": now, "resolution": resolution}
 

@@ -22,7 +22,6 @@ _OFF: Final = (
     "wasm_threads",
     "shared_memory",
     "wasm_memory64",
-    "wasm_multi_memory",
     "wasm_gc",
     "wasm_function_references",
     "wasm_exceptions",
@@ -32,7 +31,14 @@ _OFF: Final = (
     # The cached base of a memory must stay true.
     "memory_may_move",
 )
-_ON: Final = ("consume_fuel", "epoch_interruption", "wasm_component_model")
+_ON: Final = (
+    "consume_fuel",
+    "epoch_interruption",
+    "wasm_component_model",
+    # The adapters between a component's modules need it; how many memories there may be is a limit
+    # of the store.
+    "wasm_multi_memory",
+)
 _MEMORY_RESERVATION_BYTES: Final = 4 << 30
 _WASM_STACK_BYTES: Final = 512 * 1024
 

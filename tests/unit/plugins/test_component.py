@@ -67,6 +67,33 @@ async def test_a_component_runs_on_worker_threads(loaded):
         assert await waiting.future == expected
 
 
+async def test_components_within_components(tmp_path):
+    pipeline = FakePipeline()
+    manager = make_manager(tmp_path, pipeline)
+    put(tmp_path, "two", wasm_of("component_of_two"), manifest("two"))
+    event = (await manager.reload())[0]
+    assert event.kind == "loaded", event.message
+    assert pipeline.chains.points[PRE_QUERY][0].call(b'{"a":1}') == b'{"a":1}'
+    await manager.stop()
+
+
+async def test_a_compiler_that_dies_is_a_load_that_is_refused(tmp_path, monkeypatch):
+    pipeline = FakePipeline()
+    manager = make_manager(tmp_path, pipeline)
+    put(tmp_path, "good", wasm_of("component"), manifest("good"))
+    await manager.start()
+    put(tmp_path, "evil", wasm_of("component"), manifest("evil"))
+    dying = tmp_path / "dying"
+    dying.write_text("#!/bin/sh\necho 'panicked at translate.rs' >&2\nkill -ABRT $$\n")
+    dying.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(dying))
+    await manager.reload()
+    error = manager.get("evil")["error"]
+    assert "the compiler ended with status -6: panicked at translate.rs" in error
+    assert pipeline.chains.points[PRE_QUERY][0].call(b"{}") == BLOCK
+    await manager.stop()
+
+
 async def test_what_is_no_plugin_component_is_refused(tmp_path):
     pipeline = FakePipeline()
     manager = make_manager(tmp_path, pipeline)

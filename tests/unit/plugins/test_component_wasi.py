@@ -22,7 +22,7 @@ def test_nothing_of_the_outside():
     assert functions("wasi:filesystem/preopens")["get-directories"](None) == []
     for name in ("stdin", "stdout", "stderr"):
         assert functions(f"wasi:cli/terminal-{name}")[f"get-terminal-{name}"](None) is None
-    for name in ("wasi:sockets/tcp", "wasi:io/poll", "wasi:clocks/monotonic-clock"):
+    for name in ("wasi:sockets/tcp", "wasi:io/poll"):
         assert functions(name) is None
 
 
@@ -36,6 +36,11 @@ def test_clock_and_randomness_follow_the_permissions():
     assert (granted.seconds, granted.nanoseconds) == (3, 7000)
     assert functions("wasi:clocks/wall-clock")["now"](None).seconds == 0
     assert functions("wasi:clocks/wall-clock")["resolution"](None).nanoseconds == 1000
+    monotonic = "wasi:clocks/monotonic-clock"
+    assert functions(monotonic, "clock")["now"](None) == 3_000_007_000
+    assert functions(monotonic)["now"](None) == 0
+    assert set(functions(monotonic)) == {"now", "resolution"}
+    assert functions(monotonic)["resolution"](None) == 1000
     assert functions("wasi:random/random", "random")["get-random-bytes"](None, 2) == b"\x01\x01"
     assert functions("wasi:random/random")["get-random-u64"](None) == 0
     assert functions("wasi:random/insecure-seed")["insecure-seed"](None) == (0, 0)

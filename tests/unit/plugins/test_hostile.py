@@ -240,6 +240,12 @@ LOADS = [
         "not a valid module",
     ),
     (
+        "two memories",
+        f"(module {MARKER} {BUFFER} {MEMORY} {HOOK} (memory 1))",
+        "init",
+        "memory count too high",
+    ),
+    (
         "input buffer outside memory",
         f"(module {MARKER} {MEMORY} {HOOK}"
         ' (func (export "input_buffer") (param i32) (result i32) (i32.const 65000)))',

@@ -23,7 +23,6 @@ def test_a_bad_module_is_refused_with_a_reason():
     [
         "(module (memory i64 1))",
         "(module (memory 1 2 shared))",
-        "(module (memory 1) (memory 1))",
         "(module (tag))",
         "(module (type (struct)))",
     ],
