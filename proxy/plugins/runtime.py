@@ -44,14 +44,15 @@ _WASM_STACK_BYTES: Final = 512 * 1024
 
 
 class Runtime:
-    """An engine with its ticker."""
+    """An engine with its ticker. `is_parallel` is for a process that does nothing but compile."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_parallel: bool = False) -> None:
         config = wasmtime.Config()
         for name in _OFF:
             setattr(config, name, False)
         for name in _ON:
             setattr(config, name, True)
+        config.parallel_compilation = is_parallel
         config.memory_reservation = _MEMORY_RESERVATION_BYTES
         config.max_wasm_stack = _WASM_STACK_BYTES
         config.cranelift_opt_level = "speed"
