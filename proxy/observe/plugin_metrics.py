@@ -44,7 +44,11 @@ def hook_families(views: "Sequence[PluginView]") -> Families:
     memoized = Family(
         "headgate_hook_memoized", COUNTER, "Answers of a pure plugin that were remembered."
     )
-    fuel = Family("headgate_hook_fuel", COUNTER, "Fuel burnt: WebAssembly instructions; one call in eight stands for all.")
+    fuel = Family(
+        "headgate_hook_fuel",
+        COUNTER,
+        "Fuel burnt: WebAssembly instructions; one call in eight stands for all.",
+    )
     breaker = Family("headgate_hook_breaker_state", GAUGE, "0 closed, 1 half-open, 2 open.", "max")
     opened = Family("headgate_hook_breaker_opened", COUNTER, "Times that the breaker opened.")
     for view in views:
