@@ -8,12 +8,13 @@ first answer is the asked worker's own: what must be the same everywhere is take
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from proxy.observe.counters import LATENCY_BUCKETS_US
-
 Row = dict[str, Any]
 
 NOT_SUMS: Final = frozenset(
-    {"worker", "pid", "version", "config", "started_at", "uptime_s", "is_ready", "is_draining"}
+    {
+        *("worker", "pid", "version", "config", "started_at", "uptime_s"),
+        *("is_ready", "is_draining", "bounds_us"),
+    }
 )
 _POOL_KEY: Final = ("database", "user", "node")
 _POOL_SUMS: Final = (
@@ -115,6 +116,8 @@ def _sum(left: Row, right: Row) -> Row:
         known = total.get(name)
         if known is None:
             total[name] = value
+        elif name in NOT_SUMS:
+            continue
         elif isinstance(value, dict):
             total[name] = _sum(known, value)
         elif isinstance(value, list):
@@ -130,16 +133,16 @@ def with_quantiles(row: Row) -> Row:
     return {
         "count": count,
         "mean_us": round(row["sum_us"] / count, 3) if count else None,
-        "p50_us": _quantile(row["buckets"], 0.5),
-        "p99_us": _quantile(row["buckets"], 0.99),
+        "p50_us": _quantile(row["bounds_us"], row["buckets"], 0.5),
+        "p99_us": _quantile(row["bounds_us"], row["buckets"], 0.99),
     }
 
 
-def _quantile(buckets: list[int], share: float) -> int | None:
+def _quantile(bounds_us: Sequence[int], buckets: list[int], share: float) -> int | None:
     """The upper bound of the bucket that a quantile is in; None: no value, or above all bounds."""
     wanted = sum(buckets) * share
     seen = 0
-    for bound, count in zip(LATENCY_BUCKETS_US, buckets, strict=False):
+    for bound, count in zip(bounds_us, buckets, strict=False):
         seen += count
         if count and seen >= wanted:
             return bound

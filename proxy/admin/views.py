@@ -265,6 +265,7 @@ def latency(histogram: Histogram) -> Row:
         "count": histogram.count,
         "sum_us": round(histogram.sum_us, 3),
         "buckets": list(histogram.buckets),
+        "bounds_us": histogram.bounds_us,
     }
 
 

@@ -13,7 +13,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from proxy.observe.families import BUCKET_BOUNDS_S, COUNTER, HISTOGRAM, Families, Family, Sample
+from proxy.observe.families import COUNTER, HISTOGRAM, Families, Family, Sample
 
 
 @final
@@ -42,7 +42,7 @@ def _metric(family: Family) -> Metric:
     metric = Metric(family.name, family.help, family.kind)
     for sample in family.samples:
         if family.kind == HISTOGRAM:
-            _add_histogram(metric, sample)
+            _add_histogram(metric, family, sample)
         elif family.kind == COUNTER:
             metric.add_sample(family.name + "_total", sample.labels, sample.value)
         else:
@@ -50,11 +50,11 @@ def _metric(family: Family) -> Metric:
     return metric
 
 
-def _add_histogram(metric: Metric, sample: Sample) -> None:
+def _add_histogram(metric: Metric, family: Family, sample: Sample) -> None:
     count = 0
-    for index, bound in enumerate(BUCKET_BOUNDS_S):
+    for index, bound_us in enumerate(family.bounds_us):
         count += sample.buckets[index]
-        labels = {**sample.labels, "le": repr(bound)}
+        labels = {**sample.labels, "le": repr(bound_us / 1e6)}
         metric.add_sample(metric.name + "_bucket", labels, count)
     count += sample.buckets[-1]
     metric.add_sample(metric.name + "_bucket", {**sample.labels, "le": "+Inf"}, count)

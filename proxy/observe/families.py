@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, final
 
 import msgspec
 
-from proxy.observe.counters import LATENCY_BUCKETS_US, Histogram
+from proxy.observe.counters import Histogram
 
 COUNTER: Final = "counter"
 GAUGE: Final = "gauge"
@@ -23,15 +23,14 @@ Merge = Literal["sum", "max", "min"]
 MAX_LABEL_CHARACTERS: Final = 200
 """Names come from clients and plugins; one of them must not make a scrape huge."""
 
-BUCKET_BOUNDS_S: Final = tuple(bound / 1e6 for bound in LATENCY_BUCKETS_US)
-
 
 @final
 class Sample(msgspec.Struct):
     """
     One series: its labels and value; of a histogram the sum, and the counts of each bucket.
 
-    buckets   not cumulative, one for each of BUCKET_BOUNDS_S and one for +Inf; [] for no histogram
+    buckets   not cumulative, one for each of the family's bounds and one for +Inf; [] for no
+              histogram
     """
 
     labels: dict[str, str]
@@ -44,7 +43,8 @@ class Family(msgspec.Struct):
     """
     All series of one name. A counter's name has no `_total`: that is added when it is written.
 
-    merge   what to do with the same series of several workers
+    merge      what to do with the same series of several workers
+    bounds_us  of a histogram's buckets, in microseconds; its values are in seconds
     """
 
     name: str
@@ -52,6 +52,7 @@ class Family(msgspec.Struct):
     help: str
     merge: Merge = "sum"
     samples: list[Sample] = []
+    bounds_us: tuple[int, ...] = ()
 
     def add(self, value: float, **labels: str) -> None:
         """Add a series."""
@@ -60,6 +61,7 @@ class Family(msgspec.Struct):
     def add_histogram(self, histogram: Histogram, **labels: str) -> None:
         """Add a series of durations."""
         labels = _shortened(labels)
+        self.bounds_us = histogram.bounds_us
         self.samples.append(Sample(labels, histogram.sum_us / 1e6, list(histogram.buckets)))
 
 
@@ -84,7 +86,9 @@ def merge(snapshots: Iterable[Families]) -> Families:
         for family in families:
             known = merged.get(family.name)
             if known is None:
-                known = Family(family.name, family.kind, family.help, family.merge, [])
+                known = Family(
+                    family.name, family.kind, family.help, family.merge, [], family.bounds_us
+                )
                 merged[family.name] = known
                 series[family.name] = {}
             if known.kind != family.kind:

@@ -512,7 +512,7 @@ class Conversation(Relay):
         counters = self._counters
         counters.queries += 1
         now_us = self._clock.now_us()
-        counters.query_us.observe(float(now_us - exchange.started_us))
+        counters.query_us.observe_query(now_us - exchange.started_us)
         self.idle_since_us = now_us
         if exchange.statements:
             self._finish_outcomes(exchange, exchange.sqlstate, exchange.error)

@@ -6,7 +6,7 @@ from proxy.admin import merging
 
 
 def one(worker: int, **more: Any) -> dict[str, Any]:
-    latency = {"count": 2, "sum_us": 8.0, "buckets": [0, 0, 2]}
+    latency = {"count": 2, "sum_us": 8.0, "bounds_us": [1, 2, 5], "buckets": [0, 0, 2]}
     row = {
         "worker": worker, "pid": 100 + worker, "version": "1", "config": "f", "started_at": 1.0,
         "uptime_s": 2.0, "is_ready": True, "is_draining": False, "clients": 3, "queries": 5,
@@ -42,7 +42,7 @@ def test_a_pool_is_there_once() -> None:
 
 
 def plugin(calls: int) -> dict[str, Any]:
-    latency = {"count": calls, "sum_us": float(calls), "buckets": [calls, 0]}
+    latency = {"count": calls, "sum_us": float(calls), "bounds_us": [1], "buckets": [calls, 0]}
     hook = {"calls": calls, "errors": {"trap": calls}, "breaker": "closed", "latency": latency}
     return {"name": "p", "generation": 1, "hook_stats": {"route": hook}}
 
@@ -63,5 +63,5 @@ def test_totals_by_database() -> None:
 
 
 def test_a_quantile_above_all_bounds_is_unknown() -> None:
-    row = {"count": 1, "sum_us": 1e9, "buckets": [0] * 16 + [1]}
+    row = {"count": 1, "sum_us": 1e9, "bounds_us": [1, 2], "buckets": [0, 0, 1]}
     assert merging.with_quantiles(row)["p99_us"] is None

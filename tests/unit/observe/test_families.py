@@ -62,7 +62,9 @@ def test_histograms_of_parts_are_the_histogram_of_all(parts: list[list[int]]) ->
         made = Family("h", HISTOGRAM, "help")
         made.add_histogram(histogram, hook="x")
         snapshots.append(from_dict(json.loads(json.dumps(to_dict([made])))))
-    sample = merge(snapshots)[0].samples[0]
+    merged = merge(snapshots)[0]
+    assert merged.bounds_us == LATENCY_BUCKETS_US
+    sample = merged.samples[0]
     assert sample.buckets == whole.buckets
     assert sample.value == pytest.approx(whole.sum_us / 1e6)
     assert len(sample.buckets) == len(LATENCY_BUCKETS_US) + 1
