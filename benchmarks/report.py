@@ -121,7 +121,11 @@ def budgets(
             compared = against(mode, f"headgate+{variant}", "headgate")
             if compared is not None:
                 what = f"plugin {variant}, {mode}, against none"
-                add(what, required, limit, compared[0], "µs")
+                if variant == "pure" and mode == "simple":
+                    # pgbench puts another number into each text: there is nothing to remember.
+                    add(what, "≤ +3 µs: each text is new", 3.0, compared[0], "µs")
+                else:
+                    add(what, required, limit, compared[0], "µs")
     for mode in modes:
         mine = results.get((mode, 1, "headgate"))
         direct = results.get((mode, 1, "direct"))
