@@ -192,6 +192,14 @@ class PoolBroker(Broker):
             slot.is_stale = True
         self._errands.look_again(link.node)
 
+    def crashed(self, link: "BackendLink") -> None:
+        """All connections to the link's node are ending: close what rests before it is given out."""
+        slot = link.pool
+        if isinstance(slot, Slot):
+            for pool in list(self.registry.pools.values()):
+                if pool.node is slot.pool.node:
+                    self.drop_idle(pool, "the server has crashed")
+
     # -- the shell's side
 
     def on_opened(self, slot: Slot, link: "BackendLink") -> None:

@@ -588,6 +588,7 @@ class Conversation(Relay):
         if self.phase == CLOSED:
             return
         if exchange is not None and outcome.may_retry(exchange, refusal):
+            outcome.note_crash(self._broker, link, refusal)
             self.link = None
             self._let_read(link)
             exchange.retries += 1

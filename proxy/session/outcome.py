@@ -19,7 +19,7 @@ from proxy.session.exchange import (
 from proxy.session.farewell import CRASH_OF_ANOTHER
 from proxy.session.inspection import VERDICT_ANSWER, VERDICT_REFUSE, Inspection, Outcome
 from proxy.session.link import BackendLink
-from proxy.session.ports import Gate
+from proxy.session.ports import Broker, Gate
 
 if TYPE_CHECKING:
     from proxy.session.relay import Relay
@@ -144,6 +144,12 @@ def may_retry(exchange: Exchange, refusal: Refusal) -> bool:
         and not exchange.is_open
         and len(exchange.batches) == 1
     )
+
+
+def note_crash(broker: Broker, link: BackendLink, refusal: Refusal) -> None:
+    """What rests on a node that has crashed is lost as well, though nobody has read so yet."""
+    if refusal.sqlstate == CRASH_OF_ANOTHER:
+        broker.crashed(link)
 
 
 def may_retry_error(exchange: Exchange, sqlstate: str, message: str) -> bool:

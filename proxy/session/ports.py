@@ -142,6 +142,10 @@ class Broker(ABC):
     def demoted(self, link: "BackendLink") -> None:
         """The node answered 25006 where a primary was expected: look at it again (rule 39)."""
 
+    @abstractmethod
+    def crashed(self, link: "BackendLink") -> None:
+        """The server ends this connection, and all others to its node, for another one's crash."""
+
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Classifier(ABC):

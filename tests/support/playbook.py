@@ -71,6 +71,7 @@ class FakeBroker(Broker):
         self.discarded: list[tuple[BackendLink, str]] = []
         self.cancelled: list[BackendLink] = []
         self.demoted_links: list[BackendLink] = []
+        self.crashed_links: list[BackendLink] = []
 
     def acquire(self, waiter: Waiter, database: str, user: str, route: Route) -> BackendLink | None:
         self.routes.append(route)
@@ -98,6 +99,9 @@ class FakeBroker(Broker):
 
     def demoted(self, link: BackendLink) -> None:
         self.demoted_links.append(link)
+
+    def crashed(self, link: BackendLink) -> None:
+        self.crashed_links.append(link)
 
     def refuse(self, refusal: Refusal) -> None:
         waiter, self.waiting = self.waiting, None

@@ -339,3 +339,18 @@ def test_a_lost_connection_has_its_node_looked_at_and_frees_its_place() -> None:
     stage.open_all()
     assert waiter.link is not link
     stage.level()
+
+
+def test_of_a_server_that_crashes_nothing_that_rests_is_given_out() -> None:
+    stage = Stage(make_plan(size=2))
+    lost, resting = connect(stage), connect(stage)
+    stage.broker.release(resting)
+    stage.broker.crashed(lost)
+    assert resting.is_closed
+    assert stage.nodes.by_name["pg1"].is_up
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    stage.broker.on_link_closed(lost)
+    stage.open_all()
+    assert waiter.link not in (lost, resting)
+    stage.level()

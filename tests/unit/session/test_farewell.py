@@ -32,6 +32,7 @@ def test_read_is_run_again_although_the_server_has_warned() -> None:
     assert play.links[1].wire.take() == READ  # type: ignore[attr-defined]
     play.links[1].receive_from_backend(ROWS + READY)
     assert play.client.take() == ROWS + READY
+    assert play.broker.crashed_links == [play.links[0]]
 
 
 def test_read_of_a_pipeline_too() -> None:
