@@ -492,12 +492,12 @@ class Conversation(Relay):
         if exchange.is_retrying:
             exchange.is_retrying = False
             exchange.restart()
-            if exchange.is_read:
-                self._give(exchange, link)
-            else:
+            if exchange.is_misplaced:
                 self._let_go(link)
                 self._route = WRITE
                 self._acquire(exchange, exchange.batches[-1])
+            else:
+                self._give(exchange, link)
             return
         self.exchange = None
         self.status = status

@@ -237,6 +237,7 @@ class Exchange:
     changes_schema something in it may change the schema
     stale_error    the ErrorResponse for which it is run again with statements prepared anew
     is_read        its route allowed a standby; it may be tried again elsewhere
+    is_misplaced   a standby could not serve it: it is run again on the primary
     is_cleared     no plugin has anything to say on its last batch
     only_reads     the first `looked_at` of `statements` are plain reads
     """
@@ -258,6 +259,7 @@ class Exchange:
         "in_transaction",
         "is_cleared",
         "is_failed",
+        "is_misplaced",
         "is_open",
         "is_read",
         "is_retrying",
@@ -309,6 +311,7 @@ class Exchange:
         self.node = ""
         self.retries = 0
         self.is_retrying = False
+        self.is_misplaced = False
         self.stale_error = b""
         self.is_timed_out = False
         self.is_cleared = False

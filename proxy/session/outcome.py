@@ -45,9 +45,11 @@ def on_error(
         exchange.retries += 1
         exchange.is_retrying = True
         forget_plans(exchange, link)
-        exchange.is_read = False
         if is_stale_plan(sqlstate, message):
             exchange.stale_error = frame
+        elif not is_stale(sqlstate, message):
+            exchange.is_read = False
+            exchange.is_misplaced = True
         return b""
     if is_stale(sqlstate, message):
         forget_plans(exchange, link)

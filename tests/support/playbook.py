@@ -4,6 +4,8 @@ A conversation with a Session, by hand: what the client sends, what the server a
 Real session, real links, real classifier; the wires and the broker record. No sockets, no clock.
 """
 
+from collections.abc import Callable
+
 from proxy.errors import Refusal
 from proxy.hooks.points import EMPTY_CHAINS
 from proxy.observe.counters import Counters
@@ -62,9 +64,14 @@ class FakeClock(Clock):
 
 
 class FakeBroker(Broker):
-    """One link at a time; `free` are granted at once, else the waiter is kept."""
+    """
+    One link at a time; `free` are granted at once, else the waiter is kept.
+
+    is_empty  the free ones are not for this client
+    """
 
     def __init__(self) -> None:
+        self.is_empty = False
         self.free: list[BackendLink] = []
         self.routes: list[Route] = []
         self.waiting: Waiter | None = None
@@ -75,7 +82,7 @@ class FakeBroker(Broker):
 
     def acquire(self, waiter: Waiter, database: str, user: str, route: Route) -> BackendLink | None:
         self.routes.append(route)
-        if self.free:
+        if self.free and not self.is_empty:
             return self.free.pop()
         self.waiting = waiter
         return None
@@ -103,14 +110,27 @@ class FakeBroker(Broker):
     def crashed(self, link: BackendLink) -> None:
         self.crashed_links.append(link)
 
+    def grant(self, link: BackendLink) -> None:
+        waiter, self.waiting = self.waiting, None
+        assert waiter is not None
+        waiter.on_backend(link)
+
     def refuse(self, refusal: Refusal) -> None:
         waiter, self.waiting = self.waiting, None
         assert waiter is not None
         waiter.on_no_backend(refusal)
 
 
+Rule = Callable[[Inspection], None]
+
+
 class ScriptedGate(Gate):
-    """Verdicts from a function of the inspection; records what it was asked."""
+    """
+    Verdicts from a function of the inspection; records what it was asked.
+
+    rules   by a part of the statement's text, what `judge` does; `routings` the same for `route`
+    slow    parts of texts for which `judge` takes its time, until `decide`; `slow_routes` for `route`
+    """
 
     def __init__(self) -> None:
         self.judges = False
@@ -122,7 +142,12 @@ class ScriptedGate(Gate):
         self.clears = False
         self.seen: list[Inspection] = []
         self.done: list[Inspection] = []
-        self.rules: dict[bytes, object] = {}
+        self.rules: dict[bytes, Rule] = {}
+        self.routings: dict[bytes, Rule] = {}
+        self.slow: list[bytes] = []
+        self.slow_routes: list[bytes] = []
+        self.pending: Inspection | None = None
+        self._late: dict[bytes, Rule] = {}
 
     def clearance(self, facts: StatementFacts, client: ClientContext) -> Clearance | None:
         return None
@@ -130,13 +155,32 @@ class ScriptedGate(Gate):
     def judge(self, inspection: Inspection) -> bool:
         self.seen.append(inspection)
         inspection.chains = EMPTY_CHAINS
-        for needle, rule in self.rules.items():
-            if needle in inspection.facts.text:
-                rule(inspection)  # type: ignore[operator]
-        return True
+        return self._follow(self.rules, self.slow, inspection)
 
     def route(self, inspection: Inspection) -> bool:
+        return self._follow(self.routings, self.slow_routes, inspection)
+
+    def _follow(self, rules: dict[bytes, Rule], slow: list[bytes], inspection: Inspection) -> bool:
+        if any(needle in inspection.facts.text for needle in slow):
+            self.pending = inspection
+            self._late = rules
+            return False
+        self._apply(rules, inspection)
         return True
+
+    def _apply(self, rules: dict[bytes, Rule], inspection: Inspection) -> None:
+        for needle, rule in rules.items():
+            if needle in inspection.facts.text:
+                rule(inspection)
+
+    def decide(self) -> None:
+        """The plugin that took its time answers."""
+        inspection, self.pending = self.pending, None
+        assert inspection is not None
+        self._apply(self._late, inspection)
+        waiter = inspection.waiter
+        assert isinstance(waiter, Waiter)
+        waiter.on_judged(inspection)
 
     def finished(self, inspection: Inspection, result: bytes | None) -> None:
         assert inspection.outcome is not None or not self.observes
@@ -152,7 +196,7 @@ REPORTED = {
 
 
 class Playbook:
-    """A session that has been greeted, with one idle server connection."""
+    """A session that has been greeted (or shall be by the test), with idle server connections."""
 
     def __init__(
         self,
@@ -160,6 +204,7 @@ class Playbook:
         settings: dict[str, str] | None = None,
         max_prepared: int = 100,
         links: int = 1,
+        is_greeted: bool = True,
     ) -> None:
         self.client = FakeWire()
         self.broker = FakeBroker()
@@ -171,7 +216,7 @@ class Playbook:
         context.database = "app"
         self.links = [self.new_link(number) for number in range(links)]
         self.broker.free = list(reversed(self.links))
-        welcomes = Welcomes(10)
+        self.welcomes = Welcomes(10)
         self.session = Session(
             context,
             self.client,
@@ -181,10 +226,12 @@ class Playbook:
             self.clock,
             self.counters,
             SessionTuning(mode, 1 << 24, max_prepared, 1 << 20),
-            welcomes,
+            self.welcomes,
             settings or {},
         )
-        welcomes.put("app", "alice", self.session.state.key, dict(REPORTED))
+        if not is_greeted:
+            return
+        self.welcomes.put("app", "alice", self.session.state.key, dict(REPORTED))
         self.session.start()
         greeting = self.client.take()
         assert greeting.endswith(READY)
@@ -201,7 +248,10 @@ class Playbook:
 
     @property
     def server(self) -> FakeWire:
-        wire = self.link.wire
+        return self.wire_of(0)
+
+    def wire_of(self, number: int) -> FakeWire:
+        wire = self.links[number].wire
         assert isinstance(wire, FakeWire)
         return wire
 
@@ -228,6 +278,14 @@ def execute(portal: bytes = b"") -> bytes:
     return frontend.Execute(portal, 0).encode()
 
 
+def describe(name: bytes = b"", kind: int = frontend.STATEMENT) -> bytes:
+    return frontend.Describe(kind, name).encode()
+
+
+def close(name: bytes = b"", kind: int = frontend.STATEMENT) -> bytes:
+    return frontend.Close(kind, name).encode()
+
+
 def query(sql: bytes) -> bytes:
     return frontend.encode_query(sql)
 
@@ -238,3 +296,11 @@ def complete(tag: bytes) -> bytes:
 
 def error(sqlstate: str, message: str) -> bytes:
     return backend.error_response(Refusal(sqlstate, message))
+
+
+def row(*values: bytes | None) -> bytes:
+    return backend.data_row(list(values))
+
+
+def fatal(sqlstate: str, message: str) -> bytes:
+    return backend.error_response(Refusal(sqlstate, message, severity="FATAL"))

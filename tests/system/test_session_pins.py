@@ -11,9 +11,10 @@ import pytest
 
 from proxy.demo.cluster import EmbeddedPostgres
 from proxy.demo.workspace import Workspace
+from proxy.protocol import frontend
 from tests.support.sessions import Connection, elsewhere, few_connections, one, setting
 from tests.support.system import RunningProxy, wait_until
-from tests.support.wire import RawClient
+from tests.support.wire import RawClient, field
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,32 @@ def others(gate: RunningProxy) -> list[Connection]:
     found = [gate.connect(autocommit=False) for _ in range(2)]
     assert len({one(each, "SELECT pg_backend_pid()") for each in found}) == 2
     return found
+
+
+# -- rule 13
+
+
+def test_rule_13_a_pinned_session_keeps_its_connection(
+    gate: RunningProxy, client: Connection, primary: EmbeddedPostgres
+) -> None:
+    """Another client that waits for one must not get it while a statement is prepared anew."""
+    primary.execute("CREATE TABLE pins_changing (a int); INSERT INTO pins_changing VALUES (1)")
+    client.execute("CREATE TEMP TABLE pin_t (a int)")
+    assert client.execute("SELECT * FROM pins_changing", prepare=True).fetchall() == [(1,)]
+    primary.execute("ALTER TABLE pins_changing ADD COLUMN b int DEFAULT 2")
+    with gate.connect(autocommit=False) as holder, RawClient(gate.port) as waiting:
+        waiting.login()
+        holder.execute("SELECT 1")
+        waiting.send(frontend.encode_query(b"SELECT count(*) FROM pin_t"))
+        wait_until(lambda: gate.metrics().value("headgate_pool_clients_waiting") == 1)
+        found = client.execute("SELECT * FROM pins_changing", prepare=True).fetchall()
+        assert found == [(1, 2)]
+        assert one(client, "SELECT count(*) FROM pin_t") == 0
+        holder.rollback()
+        # Another connection, on which there is no such table.
+        assert [field(body, b"C") for tag, body in waiting.until_ready() if tag == b"E"] == [
+            "42P01"
+        ]
 
 
 # -- rule 18
