@@ -1,0 +1,160 @@
+"""What a client is told at its start, from which server it is known, and who is turned away."""
+
+import pytest
+
+from proxy.errors import Refusal
+from proxy.protocol import backend
+from proxy.routing.route import READ, WRITE
+from proxy.session.relay import CLOSED, IDLE, STARTING
+from proxy.session.tuning import CancelKey
+from tests.support.playbook import (
+    READY,
+    REPORTED,
+    Playbook,
+    complete,
+    error,
+    fatal,
+    query,
+    row,
+)
+
+KEY = CancelKey(7, b"\x01\x02\x03\x04")
+GREETING = (
+    b"".join(backend.parameter_status(name, value) for name, value in REPORTED.items())
+    + backend.backend_key_data(7, KEY.secret_key)
+    + READY
+)
+APPLIED = row(b"t") + complete(b"SELECT 1") + READY
+
+
+def newcomer(settings: dict[str, str] | None = None, links: int = 1) -> Playbook:
+    """A client whose like was not seen yet."""
+    play = Playbook(settings=settings, links=links, is_greeted=False)
+    play.session.key = KEY
+    return play
+
+
+def test_first_client_is_greeted_with_what_the_primary_reports() -> None:
+    play = newcomer()
+    play.session.start()
+    assert play.client.take() == GREETING
+    assert play.server.take() == b""
+    assert play.broker.routes == [WRITE]
+    assert play.broker.free == [play.link]
+    assert play.session.phase == IDLE
+
+
+def test_next_client_of_the_same_login_needs_no_server() -> None:
+    play = newcomer(links=0)
+    play.welcomes.put("app", "alice", b"", dict(REPORTED))
+    play.session.start()
+    assert play.client.take() == GREETING
+    assert play.broker.routes == []
+
+
+def test_client_waits_for_its_greeting_and_may_send_ahead() -> None:
+    play = newcomer(links=0)
+    play.session.start()
+    play.session.receive_from_frontend(query(b"SELECT 1"))
+    assert play.client.take() == b""
+    assert play.session.phase == STARTING
+    play.links.append(play.new_link())
+    play.broker.grant(play.link)
+    assert play.client.take() == GREETING
+    assert play.server.take() == query(b"SELECT 1")
+
+
+def test_startup_settings_are_made_before_anything_is_reported() -> None:
+    play = newcomer({"DateStyle": "German"})
+    play.session.start()
+    assert play.client.take() == b""
+    assert b"pg_catalog.set_config(E'datestyle',E'German',false)" in play.server.take()
+    told = backend.parameter_status(b"DateStyle", b"German, DMY")
+    assert play.b(told) == b""
+    greeting = play.b(APPLIED)
+    assert told in greeting
+    assert greeting.endswith(backend.backend_key_data(7, KEY.secret_key) + READY)
+    assert play.link.applied == {"datestyle": b"German"}
+    known = play.welcomes.get("app", "alice", play.session.state.key)
+    assert known is not None
+    assert known[b"DateStyle"] == b"German, DMY"
+
+
+def test_setting_that_the_server_refuses_is_fatal_with_its_words() -> None:
+    play = newcomer({"work_mem": "lots"})
+    play.session.start()
+    play.server.take()
+    play.b(error("22023", 'invalid value for parameter "work_mem": "lots"'))
+    assert play.b(READY) == fatal("22023", 'invalid value for parameter "work_mem": "lots"')
+    assert play.client.is_closed
+    assert play.session.phase == CLOSED
+    # What was made of the settings before is taken back, before anyone else gets the connection.
+    assert play.server.take() == query(b"DISCARD ALL")
+    assert play.broker.free == []
+    play.b(complete(b"DISCARD ALL") + READY)
+    assert play.broker.free == [play.link]
+
+
+def test_without_a_primary_a_standby_greets() -> None:
+    play = newcomer(links=0)
+    play.session.start()
+    play.links.append(play.new_link())
+    play.broker.free = [play.link]
+    play.broker.refuse(Refusal("57P03", "no primary"))
+    assert play.broker.routes == [WRITE, READ]
+    assert play.client.take() == GREETING
+
+
+def test_a_standby_may_be_waited_for() -> None:
+    play = newcomer(links=0)
+    play.session.start()
+    play.broker.refuse(Refusal("57P03", "no primary"))
+    play.links.append(play.new_link())
+    play.broker.grant(play.link)
+    assert play.client.take() == GREETING
+
+
+def test_with_no_node_at_all_the_client_is_sent_away() -> None:
+    play = newcomer(links=0)
+    play.session.start()
+    play.broker.refuse(Refusal("57P03", "no primary"))
+    play.broker.refuse(Refusal("57P03", "no node"))
+    assert play.client.take() == fatal("57P03", "no node")
+    assert play.client.is_closed
+    assert play.session.phase == CLOSED
+
+
+@pytest.mark.parametrize("sqlstate", ["28P01", "3D000"])
+def test_servers_own_refusal_is_fatal_at_once(sqlstate: str) -> None:
+    play = newcomer(links=0)
+    play.session.start()
+    play.broker.refuse(Refusal(sqlstate, "no"))
+    assert play.client.take() == fatal(sqlstate, "no")
+    assert play.broker.routes == [WRITE]
+    assert play.counters.sqlstates == {sqlstate: 1}
+
+
+def test_server_that_goes_away_while_it_greets_is_fatal() -> None:
+    play = newcomer({"timezone": "UTC"})
+    play.session.start()
+    play.link.connection_lost()
+    said = play.client.take()
+    assert b"SFATAL\x00" in said
+    assert b"C08006\x00" in said
+    assert play.client.is_closed
+
+
+def test_client_that_leaves_before_its_greeting_waits_for_nothing() -> None:
+    play = newcomer(links=0)
+    play.session.start()
+    play.session.on_frontend_lost()
+    assert play.broker.waiting is None
+    assert play.client.take() == b""
+
+
+def test_client_that_leaves_while_its_settings_are_made_leaves_a_closed_connection() -> None:
+    play = newcomer({"timezone": "UTC"})
+    play.session.start()
+    play.session.on_frontend_lost()
+    assert [link for link, _ in play.broker.discarded] == [play.link]
+    assert play.link.is_closed
