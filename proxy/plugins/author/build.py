@@ -1,8 +1,8 @@
 """
 From a plugin's source directory to its module, with the tools of its language.
 
-Which language it is shows in its files: Cargo.toml is Rust, `app.py` a Python component, `*.c` C,
-`*.wat` WAT, which needs no tool at all.
+Which language it is shows in its files: Cargo.toml is Rust, `app.py` a Python component, `app.js` a
+JavaScript one, `*.c` C, `*.wat` WAT, which needs no tool at all.
 """
 
 import shutil
@@ -29,6 +29,8 @@ def build(directory: Path) -> Path:
         return _rust(directory, target)
     if (directory / "app.py").is_file():
         return _python(directory, target)
+    if (directory / "app.js").is_file():
+        return _javascript(directory, target)
     sources = sorted(directory.glob("*.c"))
     if sources:
         return _c(directory, sources, target)
@@ -39,7 +41,7 @@ def build(directory: Path) -> Path:
         except wasmtime.WasmtimeError as error:
             raise BuildFailed(f"{texts[0].name}: {error}") from error
         return target
-    raise BuildFailed(f"{directory}: expected Cargo.toml, app.py, *.c or one *.wat")
+    raise BuildFailed(f"{directory}: expected Cargo.toml, app.py, app.js, *.c or one *.wat")
 
 
 def _name_of(directory: Path) -> str:
@@ -50,11 +52,12 @@ def _name_of(directory: Path) -> str:
 
 
 def _run(tool: str, arguments: Sequence[str], directory: Path, hint: str) -> None:
-    if shutil.which(tool) is None:
+    found = shutil.which(tool) or shutil.which(tool, path=str(directory / "node_modules" / ".bin"))
+    if found is None:
         raise BuildFailed(f"{tool} is not installed; {hint}")
     try:
         done = subprocess.run(
-            [tool, *arguments], cwd=directory, capture_output=True, text=True, timeout=_TIMEOUT_S,
+            [found, *arguments], cwd=directory, capture_output=True, text=True, timeout=_TIMEOUT_S,
             check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
@@ -103,4 +106,14 @@ def _python(directory: Path, target: Path) -> Path:
         directory,
         "install it with `pip install componentize-py`",
     )  # fmt: skip
+    return target
+
+
+def _javascript(directory: Path, target: Path) -> Path:
+    _run(
+        "componentize-qjs",
+        ["--wit", "world.wit", "--world", "plugin", "--js", "app.js", "--sync", "-o", str(target)],
+        directory,
+        "install it with `npm install componentize-qjs` here, or with -g",
+    )
     return target

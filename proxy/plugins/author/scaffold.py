@@ -10,7 +10,7 @@ from typing import Final
 from proxy.errors import PluginFailed
 from proxy.plugins.manifest import parse_manifest
 
-LANGUAGES: Final = ("wat", "c", "rust", "python")
+LANGUAGES: Final = ("wat", "c", "rust", "python", "javascript")
 
 _MANIFEST: Final = """\
 name = "{name}"
@@ -145,6 +145,19 @@ class WitWorld(wit_world.WitWorld):
         return ""
 '''
 
+_JAVASCRIPT: Final = """\
+// A plugin in JavaScript; componentize-qjs makes a component of it.
+
+/** One function for all hooks: an empty answer is the default. */
+export function call(hook, input) {
+  const context = JSON.parse(input);
+  if (hook === "pre_query" && context.query.toLowerCase().includes("drop")) {
+    return JSON.stringify({ action: "block", value: "dropping is not allowed" });
+  }
+  return "";
+}
+"""
+
 _WIT: Final = """\
 package headgate:plugin;
 
@@ -158,6 +171,7 @@ _FILES: Final[dict[str, dict[str, str]]] = {
     "c": {"{name}.c": _C},
     "rust": {"src/lib.rs": _RUST, "Cargo.toml": _CARGO},
     "python": {"app.py": _PYTHON, "world.wit": _WIT},
+    "javascript": {"app.js": _JAVASCRIPT, "world.wit": _WIT},
 }
 _MORE: Final = {"python": '[limits]\nmemory = "64MiB"'}
 

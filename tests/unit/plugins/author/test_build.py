@@ -32,12 +32,13 @@ def test_wat(tmp_path):
         ("p.c", "int x;", "clang"),
         ("Cargo.toml", "[package]\nname='p'", "cargo"),
         ("app.py", "", "componentize-py"),
+        ("app.js", "", "componentize-qjs"),
     ],
 )
 def test_a_missing_tool_is_named_with_how_to_get_it(tmp_path, monkeypatch, name, text, tool):
     (tmp_path / "p.toml").write_text(manifest("p"))
     (tmp_path / name).write_text(text)
-    monkeypatch.setattr(shutil, "which", lambda _tool: None)
+    monkeypatch.setattr(shutil, "which", lambda _tool, path=None: None)
     with pytest.raises(BuildFailed, match=f"{tool} is not installed; install"):
         build(tmp_path)
 

@@ -27,17 +27,28 @@ def test_a_bad_name(tmp_path):
         scaffold(tmp_path / "x", "no spaces", "wat")
 
 
-@pytest.mark.parametrize("language", ["wat", "c"])
+TOOLS = {
+    "wat": (),
+    "c": ("clang", "wasm-ld"),
+    "rust": ("cargo",),
+    "python": ("componentize-py",),
+    "javascript": ("componentize-qjs",),
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("language", LANGUAGES)
 async def test_it_passes_its_own_tests(tmp_path, language):
-    if language == "c" and (shutil.which("clang") is None or shutil.which("wasm-ld") is None):
-        pytest.skip("clang with wasm-ld is not installed")
+    for tool in TOOLS[language]:
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
     directory = tmp_path / "guard"
     scaffold(directory, "guard", language)
     try:
         module = build(directory)
     except BuildFailed as failed:
         if "wasm32" in str(failed):
-            pytest.skip("this clang has no wasm32")
+            pytest.skip("the compiler has no wasm32")
         raise
     async with Harness(module) as harness:
         for case in read_cases(directory / "guard.cases.json"):
