@@ -9,7 +9,7 @@ import asyncio
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 from proxy.errors import PluginFailed
 from proxy.hooks import answers, codec
@@ -40,6 +40,19 @@ from proxy.session.inspection import PHASE_STATEMENT, Inspection, Outcome
 from proxy.settings.model import Settings
 from proxy.settings.plugin_model import PERMISSIONS, PluginOverride, Plugins
 from proxy.sql.classify import PgClassifier
+
+_NEEDS: Final = {
+    (ON_CONNECT, answers.BLOCK): ("conn.deny",),
+    (AUTHORIZE, answers.BLOCK): ("authz.decide",),
+    (PRE_QUERY, answers.BLOCK): ("query.block",),
+    (PRE_QUERY, answers.NEW_TEXT): ("query.rewrite",),
+    (PRE_QUERY, answers.ROWS): ("query.answer",),
+    (REWRITE, answers.NEW_TEXT): ("query.rewrite",),
+    (CACHE_GET, answers.ROWS): ("cache.read", "query.answer"),
+    (CACHE_GET, answers.KEY): ("cache.read",),
+    (CACHE_SET, answers.STORE): ("cache.write",),
+}
+"""What an answer needs; everything that `route` says needs route.decide, a block query.block or that."""
 
 STATEMENT_HOOKS = (PRE_QUERY, REWRITE, AUTHORIZE, ROUTE, CACHE_GET, POST_QUERY, CACHE_SET)
 
@@ -207,30 +220,54 @@ class Harness:
         called.fuel = subscriber.stats.fuel - fuel
         called.logs = [f"{x.level}: {x.text}" for x in log.last(log.written - lines)]
         if not called.cause:
-            _understand(called, hook, given)
+            _understand(called, hook, given, subscriber.permissions)
         return called
 
 
-def _understand(called: Called, hook: int, given: bytes | None) -> None:
-    if given == BLOCKED:
-        called.action = "block"
-        return
-    if given is not None:
+def _understand(called: Called, hook: int, given: bytes | None, granted: frozenset[str]) -> None:
+    if given is not None and given != BLOCKED:
         try:
             called.answer = json.loads(given)
         except ValueError:
             called.cause, called.message = "bad_answer", f"not JSON: {given[:200]!r}"
             return
-    if hook in (CUSTOM_HOOK, METRICS, AUTHENTICATE, POST_QUERY, ON_DISCONNECT):
+    if hook in (CUSTOM_HOOK, POST_QUERY, ON_DISCONNECT):
         called.action = "answered" if given is not None else "default"
-        if hook == AUTHENTICATE and isinstance(called.answer, dict):
-            called.action = str(called.answer.get("action", "answered"))
         return
+    word, lacking = _meaning(hook, given, granted)
+    if not word:
+        called.cause, called.message = "bad_answer", f"not an answer of {called.hook}: {given!r}"
+    elif lacking:
+        called.cause, called.message = "permission", f"{word} needs {lacking}, which is not granted"
+    else:
+        called.action = word
+
+
+def _meaning(hook: int, given: bytes | None, granted: frozenset[str]) -> tuple[str, str]:
+    """What an answer says, "" for one that the contract does not know; and what it lacks."""
+    if hook == AUTHENTICATE:
+        login = answers.decode_login(given)
+        if login is None:
+            return "", ""
+        if login.denied is None and not login.username:
+            return "defer", ""
+        word = "denied" if login.denied is not None else "success"
+        return word, "" if "auth.decide" in granted else "auth.decide"
+    if hook == METRICS:
+        samples = answers.decode_samples(given)
+        if samples is None:
+            return "", ""
+        return "answered" if samples else "default", (
+            "metrics" if samples and "metrics" not in granted else ""
+        )
     answer = answers.decode(hook, given)
     if answer is None:
-        called.cause, called.message = "bad_answer", f"not an answer of {called.hook}: {given!r}"
-        return
-    called.action = answer.word
+        return "", ""
+    needs = _NEEDS.get((hook, answer.action), ())
+    if hook == ROUTE and answer.action != answers.PASS:
+        may_block = answer.action == answers.BLOCK and "query.block" in granted
+        needs = () if may_block else ("route.decide",)
+    return answer.word, next((name for name in needs if name not in granted), "")
 
 
 def default_client(

@@ -10,6 +10,7 @@ from proxy.hooks.points import (
     AUTHORIZE,
     CACHE_SET,
     CUSTOM_HOOK,
+    HOOK_NAMES,
     METRICS,
     ON_CONNECT,
     POST_QUERY,
@@ -110,3 +111,50 @@ async def test_a_plugin_that_does_not_load(tmp_path):
     with pytest.raises(PluginFailed, match="not a valid module"):
         async with Harness(path):
             pass
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "word", "permission"),
+    [
+        ("on_connect", {"action": "block", "value": "x"}, "block", "conn.deny"),
+        ("authorize", {"action": "deny", "value": "x"}, "deny", "authz.decide"),
+        ("pre_query", {"action": "block", "value": "x"}, "block", "query.block"),
+        ("pre_query", {"action": "rewrite", "value": "SELECT 2"}, "rewrite", "query.rewrite"),
+        ("rewrite", {"action": "rewrite", "value": "SELECT 2"}, "rewrite", "query.rewrite"),
+        ("route", {"action": "primary"}, "primary", "route.decide"),
+        ("route", {"action": "block", "reason": "x"}, "block", "query.block"),
+        ("cache_get", {"action": "key", "key": "k", "max_age_ms": 1}, "key", "cache.read"),
+        ("cache_set", {"action": "store", "ttl_ms": 1}, "store", "cache.write"),
+        ("authenticate", {"action": "denied", "message": "x"}, "denied", "auth.decide"),
+        ("metrics", [{"name": "n", "type": "gauge", "value": 1}], "answered", "metrics"),
+    ],
+)
+async def test_an_answer_without_its_permission_fails_as_in_the_proxy(
+    tmp_path, name, answer, word, permission
+):
+    text = json.dumps(answer).encode()
+    path = put(
+        tmp_path, "p", body_wat("$answer", text, hook=name),
+        manifest("p", hooks=f'"{name}"', permissions=f'"{permission}"'),
+    )  # fmt: skip
+    hook = HOOK_NAMES.index(name)
+    async with Harness(path) as harness:
+        assert (await harness.call(hook, "SELECT 1")).action == word
+    async with Harness(path, grants=("log",)) as harness:
+        called = await harness.call(hook, "SELECT 1")
+        assert (called.action, called.cause) == ("failed", "permission")
+        assert "which is not granted" in called.message
+
+
+@pytest.mark.parametrize(
+    ("name", "answer"),
+    [("authenticate", b'{"action":"success"}'), ("metrics", b'[{"name":"n"}]')],
+)
+async def test_what_is_no_answer_of_a_hook(tmp_path, name, answer):
+    path = put(
+        tmp_path, "p", body_wat("$answer", answer, hook=name),
+        manifest("p", hooks=f'"{name}"', permissions=""),
+    )  # fmt: skip
+    async with Harness(path) as harness:
+        called = await harness.call(HOOK_NAMES.index(name), "SELECT 1")
+        assert (called.action, called.cause) == ("failed", "bad_answer")
