@@ -17,7 +17,7 @@ import structlog
 from proxy.admin import views
 from proxy.admin.problems import AdminProblem
 from proxy.admin.standing import StandingOrders
-from proxy.errors import HeadgateError, PluginFailed
+from proxy.errors import HeadgateError, PluginFailed, Refusal
 from proxy.hooks.login import PluginCalls
 from proxy.hooks.points import CUSTOM_HOOK
 from proxy.observe import families
@@ -65,6 +65,10 @@ class Commands:
             "resume": self._resume,
             "reconnect": self._reconnect,
             "kill": self._kill,
+            "wait_close": self._wait_close,
+            "disable": self._disable,
+            "enable": self._enable,
+            "kill_client": self._kill_client,
             "shutdown": self._shutdown,
             "plugin": self._plugin,
             "plugin_logs": self._plugin_logs,
@@ -171,7 +175,7 @@ class Commands:
 
     async def _pause(self, request: Request) -> Answer:
         """Pause, and wait a while for what is in use; `in_use` says what still is."""
-        database = str(request.get("database", ""))
+        database = self._database(str(request.get("database", "")))
         broker = self._worker.pools.broker
         upkeep.pause(broker, database)
         until_s = monotonic_s() + float(request.get("wait_s", 0.0))
@@ -186,12 +190,48 @@ class Commands:
         return {"ok": True}
 
     async def _reconnect(self, request: Request) -> Answer:
-        self._worker.pools.reconnect(str(request.get("database", "")))
+        self._worker.pools.reconnect(self._database(str(request.get("database", ""))))
         return {"ok": True}
 
     async def _kill(self, request: Request) -> Answer:
-        self._worker.pools.kill(str(request["database"]))
+        self._worker.pools.kill(self._database(str(request["database"])))
         return {"ok": True}
+
+    async def _wait_close(self, request: Request) -> Answer:
+        """Count what a reconnect or a reload has still to make anew."""
+        broker = self._worker.pools.broker
+        return {
+            "ok": True,
+            "in_use": upkeep.outdated(broker, self._database(str(request.get("database", "")))),
+        }
+
+    async def _disable(self, request: Request) -> Answer:
+        self._worker.limits.disabled.add(self._database(str(request["database"])))
+        return {"ok": True}
+
+    async def _enable(self, request: Request) -> Answer:
+        self._worker.limits.disabled.discard(str(request["database"]))
+        return {"ok": True}
+
+    async def _kill_client(self, request: Request) -> Answer:
+        """End a client of this worker, if it is one."""
+        killed = 0
+        for connection in list(self._worker.connections):
+            session = connection.session
+            if session is not None and session.client.client_id == request["client"]:
+                session.fatal(
+                    Refusal("57P01", "terminating connection due to administrator command")
+                )
+                killed += 1
+        return {"ok": True, "killed": killed}
+
+    def _database(self, database: str) -> str:
+        """The name of a database, as clients call it, if there is one; "" is all of them."""
+        if database and self._worker.pools.broker.plan.database(database) is None:
+            raise AdminProblem(
+                404, f'database "{database}" does not exist', "[[database]] names those that do."
+            )
+        return database
 
     # -- plugins
 

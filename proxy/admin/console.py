@@ -159,13 +159,25 @@ class Console:
             return done(name.upper())
         if name in ("pause", "resume", "reconnect") and len(arguments) <= 1:
             return await self._pools(name, arguments, operator, cancelled)
-        if name == "kill" and len(arguments) == 1:
+        if name == "wait_close" and len(arguments) <= 1:
             return await self._pools(name, arguments, operator, cancelled)
+        if name in ("kill", "disable", "enable") and len(arguments) == 1:
+            return await self._pools(name, arguments, operator, cancelled)
+        if name == "kill_client" and len(arguments) == 1:
+            return await self._kill_client(arguments[0], operator)
         if name in ("reload", "shutdown") and not arguments:
             await self._change(operator, "", {"do": name})
             return done(name.upper())
         if name == "plugin":
             return await self._plugin(arguments, operator)
+        if name == "suspend":
+            raise Refused(
+                Refusal(
+                    "0A000",
+                    "SUSPEND is not supported",
+                    hint="PAUSE holds all statements.",
+                )
+            )
         if name == "set":
             raise Refused(
                 Refusal(
@@ -197,7 +209,7 @@ class Console:
     ) -> Result:
         database = arguments[0] if arguments else ""
         answer = await self._change(operator, database, {"do": name, "database": database})
-        while name == "pause" and answer.get("in_use"):
+        while name in ("pause", "wait_close") and answer.get("in_use"):
             # As PgBouncer, PAUSE returns when it has taken full effect; a cancel leaves it paused.
             try:
                 async with asyncio.timeout(PAUSE_LOOK_S):
@@ -209,13 +221,19 @@ class Console:
                     Refusal(
                         "57014",
                         "canceling the wait due to user request",
-                        detail=f"It is paused; {answer['in_use']} connections are still in use.",
-                        hint="RESUME ends the pause.",
+                        detail=f"{answer['in_use']} connections are still in use.",
+                        hint="RESUME ends the pause." if name == "pause" else "",
                     )
                 )
-            answers = await self._desk.ask("pause", database=database)
+            answers = await self._desk.ask(name, database=database)
             answer = {"in_use": sum(int(each.get("in_use", 0)) for each in answers)}
         return done(name.upper())
+
+    async def _kill_client(self, client: str, operator: Operator) -> Result:
+        answer = await self._change(operator, client, {"do": "kill_client", "client": client})
+        if not answer["killed"]:
+            raise AdminProblem(404, f'client "{client}" is not here', "SHOW CLIENTS has the ids.")
+        return done("KILL_CLIENT")
 
     async def _plugin(self, arguments: list[str], operator: Operator) -> Result:
         verb = arguments[0] if arguments else ""

@@ -31,12 +31,15 @@ HELP: Final = (
     ("SHOW HELP|VERSION|STATE|CONFIG|LISTS|USERS", "about the proxy"),
     ("SHOW DATABASES|NODES|POOLS|SERVERS", "towards the servers"),
     ("SHOW CLIENTS|PINS", "who is connected, and whose connection cannot be shared"),
-    ("SHOW STATS|STATS_TOTALS|EVENTS", "what was counted"),
+    ("SHOW STATS|STATS_TOTALS|STATS_AVERAGES|EVENTS", "what was counted"),
     ("SHOW PLUGINS|HOOKS", "plugins, and what their hooks did"),
     ("PAUSE [db]", "hand out no connection; returns when none is in use"),
     ("RESUME [db]", "end PAUSE or KILL"),
     ("RECONNECT [db]", "make server connections anew, each as soon as it is free"),
     ("KILL db", "end a database's server connections now, and pause it"),
+    ("WAIT_CLOSE [db]", "return when RECONNECT has made all of them anew"),
+    ("DISABLE|ENABLE db", "let no new client into a database, or let them in again"),
+    ("KILL_CLIENT id", "end a client's connection now"),
     ("RELOAD", "read the configuration file again"),
     ("PLUGIN RELOAD [name]", "load a plugin anew, or what changed in the directory"),
     ("PLUGIN ENABLE|DISABLE|UNLOAD name", "take a plugin in or out"),
@@ -131,7 +134,8 @@ async def _databases(desk: "Desk") -> Rows:
                 database.pool_mode or settings.pool.mode,
                 database.max_connections or settings.pool.max_db_connections,
                 sum(p["sv_active"] + p["sv_idle"] + p["sv_opening"] + p["sv_held"] for p in its),
-                bool(its) and all(p["is_paused"] for p in its), 0,
+                bool(its) and all(p["is_paused"] for p in its),
+                database.name in desk.worker.limits.disabled,
                 ",".join(node.name for node in nodes),
             ]
         )  # fmt: skip
@@ -194,6 +198,10 @@ async def _stats(desk: "Desk") -> Rows:
         ]  # fmt: skip
         rows.append([database, *row[1:8], *averages])
     return rows
+
+
+async def _stats_averages(desk: "Desk") -> Rows:
+    return [[row[0], *row[8:]] for row in await _stats(desk)]
 
 
 async def _stats_totals(desk: "Desk") -> Rows:
@@ -356,7 +364,20 @@ TABLES: Final[dict[str, Table]] = {
         ),
         _stats,
     ),
-    "stats_totals": (_columns(*_TOTALS, "clients#"), _stats_totals),
+    "stats_totals": (
+        _columns(
+            "database", "xact_count#", "query_count#", "bytes_received#", "bytes_sent#",
+            "xact_time#", "query_time#", "wait_time#", "clients#",
+        ),
+        _stats_totals,
+    ),
+    "stats_averages": (
+        _columns(
+            "database", "xact_count#", "query_count#", "bytes_received#", "bytes_sent#",
+            "xact_time#", "query_time#", "wait_time#",
+        ),
+        _stats_averages,
+    ),
     "config": (_columns("key", "value", "default", "changeable"), _config),
     "plugins": (
         _columns(

@@ -101,6 +101,7 @@ class Desk:
             raise
         self.audit.note(who, source, action, target, "ok")
         first = dict(answers[0])
-        if "in_use" in first:
-            first["in_use"] = sum(int(answer.get("in_use", 0)) for answer in answers)
+        for name in ("in_use", "killed"):
+            if name in first:
+                first[name] = sum(int(answer.get(name, 0)) for answer in answers)
         return first

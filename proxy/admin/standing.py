@@ -1,5 +1,5 @@
 """
-What operators ordered and what stays so: pauses, and plugins that are switched off.
+What operators ordered and what stays so: pauses, databases and plugins that are switched off.
 
 A worker process that takes a dead one's place asks another one for these orders and carries them
 out before it serves anybody; otherwise a plugin that was switched off would come back with it. A
@@ -15,9 +15,10 @@ Request = dict[str, Any]
 class StandingOrders:
     """The orders that hold now, in the order in which they were given."""
 
-    __slots__ = ("_pauses", "_plugins")
+    __slots__ = ("_disabled", "_pauses", "_plugins")
 
     def __init__(self) -> None:
+        self._disabled: dict[str, Request] = {}
         self._pauses: dict[str, Request] = {}
         self._plugins: dict[str, Request] = {}
 
@@ -32,6 +33,11 @@ class StandingOrders:
             self._pauses.pop(database, None)
             if not database:
                 self._pauses.clear()
+        elif word in ("disable", "enable"):
+            database = str(request["database"])
+            self._disabled.pop(database, None)
+            if word == "disable":
+                self._disabled[database] = {"do": word, "database": database}
         elif word in ("plugin_disable", "plugin_unload"):
             name = str(request["name"])
             self._plugins[name] = {"do": word, "name": name}
@@ -44,4 +50,4 @@ class StandingOrders:
 
     def all(self) -> list[Request]:
         """As requests that bring another worker to the same state."""
-        return [*self._pauses.values(), *self._plugins.values()]
+        return [*self._disabled.values(), *self._pauses.values(), *self._plugins.values()]

@@ -122,6 +122,11 @@ def in_use(broker: PoolBroker, database: str) -> int:
     return sum(pool.active + pool.held + pool.opening for pool in pools_of(broker, database))
 
 
+def outdated(broker: PoolBroker, database: str) -> int:
+    """How many connections are to be closed as soon as they are free: 0 when a reconnect is done."""
+    return sum(slot.is_stale for pool in pools_of(broker, database) for slot in pool.slots)
+
+
 def pools_of(broker: PoolBroker, database: str) -> list[Pool]:
     """The pools behind a name that clients use; "" is all."""
     if not database:

@@ -22,8 +22,9 @@ class ClientLimits(Admission):
     """
     Counts of clients, and the limits of `[pool]` and `[[database]]`.
 
-    census  the counts of all worker processes; None: there is only this one
-    total   clients of this process
+    census    the counts of all worker processes; None: there is only this one
+    disabled  databases, as clients call them, that an operator lets no new client into
+    total     clients of this process
     """
 
     def __init__(self, settings: Settings, plan: PoolPlan, census: Census | None = None) -> None:
@@ -32,6 +33,7 @@ class ClientLimits(Admission):
         self._census = census
         self._counts: dict[str, int] = {}
         self._admitted: set[str] = set()
+        self.disabled: set[str] = set()
         self.total = 0
 
     def apply(self, settings: Settings, plan: PoolPlan) -> None:
@@ -58,6 +60,13 @@ class ClientLimits(Admission):
         planned = self._plan.database(context.database)
         if planned is None:
             return Refusal("3D000", f'database "{context.database}" does not exist')
+        if context.database in self.disabled:
+            # As PostgreSQL says it of a database with ALLOW_CONNECTIONS false.
+            return Refusal(
+                "55000",
+                f'database "{context.database}" is not currently accepting connections',
+                detail="An operator has disabled it.",
+            )
         pool = self._settings.pool
         self._count_in(_user(context))
         self._count_in(_database(context))

@@ -114,6 +114,52 @@ async def test_pause_and_resume(run: Callable[..., object], worker: Worker) -> N
     assert (await run("RECONNECT app")).tag == "RECONNECT"  # type: ignore[misc]
 
 
+async def test_disabled_databases_are_shown_and_told_to_workers_that_come(
+    run: Callable[..., object], worker: Worker, side: AdminSide
+) -> None:
+    assert (await run("DISABLE app")).tag == "DISABLE"  # type: ignore[misc]
+    context = ClientContext("c1", "127.0.0.1", False, 0.0)
+    context.database = "app"
+    refusal = worker.limits.admit(context)
+    assert refusal is not None
+    assert refusal.sqlstate == "55000"
+    assert (await side.desk.here("standing"))["rows"] == [{"do": "disable", "database": "app"}]
+    context.database = "other"
+    assert worker.limits.admit(context) is None
+    await run("ENABLE app")  # type: ignore[misc]
+    context.database = "app"
+    assert worker.limits.admit(context) is None
+    assert (await side.desk.here("standing"))["rows"] == []
+
+
+async def test_wait_close_returns_when_nothing_is_to_be_made_anew(
+    run: Callable[..., object], worker: Worker
+) -> None:
+    broker = worker.pools.broker
+    destination = broker.directory.find("app", "alice")
+    assert destination is not None
+    pool = broker.registry.pool_for(destination, worker.pools.nodes.by_name["pg1"], 0.0)
+    slot = pool.begin_open()
+    slot.is_stale = True
+    waiting = asyncio.ensure_future(run("WAIT_CLOSE app"))  # type: ignore[call-overload]
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    pool.remove(slot)
+    assert (await waiting).tag == "WAIT_CLOSE"
+
+
+@pytest.mark.parametrize("text", ["PAUSE nix", "KILL nix", "RECONNECT nix", "DISABLE nix"])
+async def test_a_database_that_is_not_there(
+    run: Callable[..., object], worker: Worker, text: str
+) -> None:
+    plan = worker.pools.broker.plan
+    plan.databases.pop("*")
+    with pytest.raises(Refused) as raised:
+        await run(text)  # type: ignore[misc]
+    assert raised.value.refusal.sqlstate == "42704"
+    assert not worker.pools.broker.registry.is_paused("nix")
+
+
 async def test_a_pause_that_waits_can_be_cancelled(side: AdminSide, worker: Worker) -> None:
     broker = worker.pools.broker
     destination = broker.directory.find("app", "alice")
@@ -156,6 +202,9 @@ async def test_plugins(run: Callable[..., object], probe: str, worker: Worker) -
         ("PLUGIN EXPLODE probe", "42601"),
         ("SET pool_size = 3", "0A000"),
         ("KILL", "42601"),
+        ("DISABLE", "42601"),
+        ("KILL_CLIENT c99", "42704"),
+        ("SUSPEND", "0A000"),
         ("RELOAD (", "42601"),
         ("SELECT version()", "42601"),
     ],
@@ -175,7 +224,18 @@ async def test_what_drivers_send_by_themselves(run: Callable[..., object], text:
 
 
 @pytest.mark.parametrize(
-    "text", ["PAUSE", "RESUME", "KILL app", "RELOAD", "SHUTDOWN", "PLUGIN RELOAD", "anything"]
+    "text",
+    [
+        "PAUSE",
+        "RESUME",
+        "KILL app",
+        "DISABLE app",
+        "KILL_CLIENT c1",
+        "RELOAD",
+        "SHUTDOWN",
+        "PLUGIN RELOAD",
+        "anything",
+    ],
 )
 async def test_who_may_look_may_not_change(run: Callable[..., object], text: str) -> None:
     with pytest.raises(Refused) as raised:
