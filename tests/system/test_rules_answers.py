@@ -32,11 +32,11 @@ ROWS = {
     "columns": [{"name": "n", "oid": 23}, {"name": "t"}, {"name": "b", "oid": 16}],
     "rows": [["7", "seven", "t"], ["-1", None, "f"]],
 }
-NUMERIC = {"columns": [{"name": "n", "oid": 1700}], "rows": [["1.5"]]}
+ARRAY = {"columns": [{"name": "n", "oid": 1007}], "rows": [["{1}"]]}
 EMPTY = {"columns": [{"name": "n"}], "rows": []}
 PRE_QUERY: Rules = [
     ("answer rows", {"action": "cached", "data": ROWS}),
-    ("answer numeric", {"action": "cached", "data": NUMERIC}),
+    ("answer array", {"action": "cached", "data": ARRAY}),
     ("answer nothing", {"action": "cached", "data": EMPTY}),
     ("rewrite me", {"action": "rewrite", "value": "SELECT 'rewritten'"}),
     ("rewrite parameter", {"action": "rewrite", "value": "SELECT $1::int * 100"}),
@@ -111,7 +111,7 @@ def test_rows_by_the_simple_protocol(both):
         assert described(frames[0]) == [(b"n", 23, 4, 0), (b"t", 25, -1, 0), (b"b", 16, 1, 0)]
         assert frames[3].body == b"SELECT 2\0"
         assert tags(peer.ask(query("SELECT 'answer nothing'"))) == b"TCZ"
-        assert rows(peer.ask(query("SELECT 'answer numeric'"))) == [[b"1.5"]]
+        assert rows(peer.ask(query("SELECT 'answer array'"))) == [[b"1.5"]]
 
 
 def test_rows_among_other_statements_stay_in_their_place(both):
@@ -177,7 +177,7 @@ def test_rows_in_binary(both):
         data = parse("", "SELECT 'answer rows'") + bind(results=[1, 0, 0]) + execute() + SYNC
         assert rows(peer.ask(data))[0] == [b"\0\0\0\x07", b"seven", b"t"]
         # A type that cannot be sent in binary is refused, never sent wrongly.
-        data = parse("", "SELECT 'answer numeric'") + bind(results=[1]) + execute() + SYNC
+        data = parse("", "SELECT 'answer array'") + bind(results=[1]) + execute() + SYNC
         frames = peer.ask(data)
         assert codes(frames) == ["0A000"]
         assert peer.value("SELECT 'in step'") == "in step"
