@@ -82,26 +82,29 @@ def test_pause_holds_clients_until_resume(served: RunningProxy) -> None:
 
 
 def test_databases_are_closed_to_new_clients_and_clients_ended(served: RunningProxy) -> None:
-    with served.connect(application_name="ended") as ended, served.connect() as stays:
-        with console(served) as operator:
-            operator.execute("DISABLE postgres")
-            with pytest.raises(psycopg.OperationalError, match="not currently accepting"):
-                served.connect()
-            assert stays.execute("SELECT 1").fetchone() == (1,)
-            cursor = operator.execute("SHOW CLIENTS")
-            assert cursor.description is not None
-            names = [column.name for column in cursor.description]
-            clients = [dict(zip(names, row, strict=True)) for row in cursor]
-            (number,) = [row["id"] for row in clients if row["application_name"] == "ended"]
-            operator.execute(f"KILL_CLIENT {number}")
-            with pytest.raises(psycopg.errors.AdminShutdown):
-                ended.execute("SELECT 1")
-            assert stays.execute("SELECT 1").fetchone() == (1,)
-            operator.execute("RECONNECT postgres")
-            operator.execute("WAIT_CLOSE postgres")
-            operator.execute("ENABLE postgres")
-            with served.connect() as again:
-                assert again.execute("SELECT 1").fetchone() == (1,)
+    with (
+        served.connect(application_name="ended") as ended,
+        served.connect() as stays,
+        console(served) as operator,
+    ):
+        operator.execute("DISABLE postgres")
+        with pytest.raises(psycopg.OperationalError, match="not currently accepting"):
+            served.connect()
+        assert stays.execute("SELECT 1").fetchone() == (1,)
+        cursor = operator.execute("SHOW CLIENTS")
+        assert cursor.description is not None
+        names = [column.name for column in cursor.description]
+        clients = [dict(zip(names, row, strict=True)) for row in cursor]
+        (number,) = [row["id"] for row in clients if row["application_name"] == "ended"]
+        operator.execute(f"KILL_CLIENT {number}")
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            ended.execute("SELECT 1")
+        assert stays.execute("SELECT 1").fetchone() == (1,)
+        operator.execute("RECONNECT postgres")
+        operator.execute("WAIT_CLOSE postgres")
+        operator.execute("ENABLE postgres")
+        with served.connect() as again:
+            assert again.execute("SELECT 1").fetchone() == (1,)
 
 
 def test_console_by_every_psql(served: RunningProxy, primary: EmbeddedPostgres) -> None:
