@@ -315,6 +315,12 @@ class Intake:
             )
             if length < 4 or length > self._max_message_bytes:
                 raise ProtocolViolation("invalid message length")
+            if length > SMALL_MESSAGE_BYTES and tag != tags.COPY_DATA:
+                # SAFETY: a server ends the connection too. It must not be waited for until it is
+                # whole: each chunk that comes would be joined to all before it.
+                raise ProtocolViolation(
+                    f"unexpected message type 0x{tag:02X} during COPY from stdin"
+                )
             end = pos + 1 + length
             if tag == tags.COPY_DATA:
                 if end > size:
