@@ -31,6 +31,12 @@ from proxy.session.exchange import (
 from proxy.session.intake import Intake
 from proxy.session.link import BackendLink
 from proxy.session.namespace import Renaming, Use
+from proxy.sql.statement import (
+    CONTROL_COMMIT,
+    CONTROL_ROLLBACK,
+    CONTROL_ROLLBACK_TO,
+    TextFacts,
+)
 
 STATEMENT: Final = 83  # "S" of Describe and Close
 
@@ -165,7 +171,7 @@ def render(
                 steps = _steps_before(batch, index)
             if run < message.start:
                 pieces.append(data[run : message.start])
-            pieces.append(_fail(batch, message, steps))
+            pieces.append(_fail(batch, message, steps, link))
             restore_from(batch, index + 1, intake)
             intake.fail(message)
             if tag != tags.QUERY and tag != tags.FUNCTION_CALL and _ends_in_call(batch):
@@ -220,7 +226,10 @@ def render(
                 if not prepared.is_foreign:
                     if steps is None:
                         steps = _steps_before(batch, index)
-                    made = _stand_in(exchange, link, prepared, intake, steps, used, max_prepared)
+                    is_run = tag == tags.BIND
+                    made = _stand_in(
+                        exchange, link, prepared, is_run, intake, steps, used, max_prepared
+                    )
                     if made is not None:
                         if run < message.start:
                             pieces.append(data[run : message.start])
@@ -287,7 +296,8 @@ def render(
             uses: list[Use] = []
             if facts is not None and not facts.is_plain and intake.statements:
                 frame = message.replacement or data[message.start : message.end]
-                uses = namespace.uses_of(frame[5:-1], facts, intake, batch.overrides)
+                gone = exchange.gone or []
+                uses = namespace.uses_of(frame[5:-1], facts, intake, gone, batch.overrides)
             if uses:
                 if steps is None:
                     steps = _steps_before(batch, index)
@@ -397,6 +407,7 @@ def _stand_in(
     exchange: Exchange,
     link: BackendLink,
     prepared: Prepared,
+    is_run: bool,
     intake: Intake,
     steps: list[Step],
     used: list[bytes],
@@ -407,7 +418,10 @@ def _stand_in(
 
     What the names mean is looked up when it is executed, as the server does.
     """
-    uses = namespace.uses_of(prepared.sql, prepared.sql_facts, intake, None)
+    gone = list(exchange.gone or [])
+    uses = namespace.uses_of(prepared.sql, prepared.sql_facts, intake, gone, None)
+    if is_run:
+        exchange.gone = gone
     if not uses:
         return None
     made = _with_names(exchange, link, prepared.sql, uses, steps, used, max_prepared)
@@ -421,16 +435,42 @@ def _ends_in_call(batch: Batch) -> bool:
     return batch.end == END_QUERY or batch.end == END_FUNCTION_CALL
 
 
-def _fail(batch: Batch, message: Message, steps: list[Step]) -> bytes:
+def _fail(batch: Batch, message: Message, steps: list[Step], link: BackendLink) -> bytes:
     """Bytes that make the server fail in the message's place, with what ends the batch."""
     refusal = message.refusal
     text = backend.error_response(refusal) if refusal is not None else b""
+    ahead = b""
+    prepared = message.prepared
+    if (
+        message.is_duplicate
+        and link.status == tags.STATUS_FAILED
+        and prepared is not None
+        and not _leaves_failed(prepared.facts)
+    ):
+        # A failed transaction refuses to parse before it looks at names: the server shall say so.
+        name = link.new_server_name()
+        link.garbage.append(name)
+        ahead = frontend.encode_parse(name, b"SELECT", b"\x00\x00")
+        steps.append(DROP)
     steps.append(Step(STEP_FAIL, text, message, b""))
     if message.tag == tags.QUERY or message.tag == tags.FUNCTION_CALL:
         return FAILING_QUERY
     if batch.end == END_SYNC:
-        return FAILING_PARSE + frontend.SYNC
-    return FAILING_PARSE + frontend.FLUSH
+        return ahead + FAILING_PARSE + frontend.SYNC
+    return ahead + FAILING_PARSE + frontend.FLUSH
+
+
+def _leaves_failed(facts: TextFacts) -> bool:
+    """Whether a failed transaction takes a text: what ends it, or goes back in it."""
+    for statement in facts.statements:
+        control = statement.control
+        if (
+            control == CONTROL_COMMIT
+            or control == CONTROL_ROLLBACK
+            or control == CONTROL_ROLLBACK_TO
+        ):
+            return True
+    return False
 
 
 def _prepare(

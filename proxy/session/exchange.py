@@ -227,6 +227,7 @@ class Exchange:
     replies        messages that are answered so far, while there are no steps
     commands       commands that are complete; commands_sent: those that were asked for
     effects        what they do to the names of statements, where they do anything
+    gone           names that they deallocate, b"" = all, as far as they were sent
     answered       portals whose rows come from a plugin or the cache
     renaming       names that were replaced in texts sent, to be put back in an error
     sent           something of it went to a server
@@ -256,6 +257,7 @@ class Exchange:
         "effects",
         "error",
         "forwarded",
+        "gone",
         "in_transaction",
         "is_cleared",
         "is_failed",
@@ -306,6 +308,7 @@ class Exchange:
         self.commands = 0
         self.commands_sent = 0
         self.effects: list[Effect] | None = None
+        self.gone: list[bytes] | None = None
         self.answered: dict[bytes, AnsweredPortal] | None = None
         self.renaming: Renaming | None = None
         self.node = ""
@@ -324,6 +327,7 @@ class Exchange:
     def restart(self) -> None:
         """It is run again from the start, unseen by the client."""
         self.steps = None
+        self.gone = None
         self.at = 0
         self.replies = 0
         self.commands = 0

@@ -235,11 +235,18 @@ def learn(intake: "Intake", found: dict[bytes, bytes], classifier: Classifier) -
 
 
 def uses_of(
-    text: bytes, facts: TextFacts, intake: "Intake", overrides: dict[bytes, Prepared] | None
+    text: bytes,
+    facts: TextFacts,
+    intake: "Intake",
+    gone: list[bytes],
+    overrides: dict[bytes, Prepared] | None,
 ) -> list[Use]:
-    """The protocol-level statements that a text names, in order."""
+    """
+    The protocol-level statements that a text names, in order.
+
+    gone  names that the exchange has deallocated before it, b"" = all; those of the text are added
+    """
     found: list[Use] = []
-    gone: list[bytes] = []
     at = 0
     for statement in facts.statements:
         kind = statement.prepared
@@ -250,10 +257,12 @@ def uses_of(
         if kind == PREPARED_NONE:
             continue
         if kind == PREPARED_DISCARD_ALL or not statement.prepared_name:
-            break  # Whatever has a name behind this was prepared behind it.
+            # Whatever has a name behind this was prepared behind it.
+            gone.append(b"")
+            continue
         name = statement.prepared_name.encode("utf-8", "surrogateescape")
         prepared = intake.statements.get(name)
-        if prepared is None or name in gone:
+        if prepared is None or name in gone or b"" in gone:
             continue
         if kind == PREPARED_DEALLOCATE:
             gone.append(name)

@@ -91,6 +91,12 @@ def each(*texts: str) -> list[bytes | Until]:
                      id="DEALLOCATE behind an error, extended"),
         pytest.param([run("DEALLOCATE foo") + FLUSH, Until(b"C"), run("SELECT 1/0") + SYNC, READY],
                      id="DEALLOCATE in an open group"),
+        pytest.param([run("DEALLOCATE foo") + run("PREPARE foo AS SELECT 'sql'")
+                      + run("EXECUTE foo") + SYNC, READY, *each("EXECUTE foo")],
+                     id="from one to the other, extended"),
+        pytest.param([run("DEALLOCATE ALL") + FLUSH, Until(b"C"),
+                      run("PREPARE foo AS SELECT 'sql'") + SYNC, READY, *each("EXECUTE foo")],
+                     id="from one to the other, in an open group"),
         pytest.param([run("DEALLOCATE ALL") + SYNC, READY], id="DEALLOCATE ALL, extended"),
         pytest.param([run("SELECT 1") + query("EXECUTE foo(7)"), READY],
                      id="EXECUTE behind messages without Sync"),

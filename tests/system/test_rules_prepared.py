@@ -151,6 +151,9 @@ def test_rule_08_the_unnamed_statement_lives_as_long_as_in_postgresql(both, scri
           ready(3)], ["26000", "25P02"]),
         ([query("BEGIN"), READY, parse("a", "SELECT 1") + parse("a", "SELECT 1") + SYNC, READY,
           query("COMMIT"), READY], ["42P05"]),
+        ([query("BEGIN"), READY, parse("a", "SELECT 1") + SYNC + query("SELECT 1/0")
+          + parse("a", "SELECT 1") + SYNC + parse("a", "ROLLBACK") + SYNC + bind("a") + SYNC,
+          ready(5), query("ROLLBACK"), READY], ["22012", "25P02", "42P05", "25P02"]),
         ([run("SELECT 1") + bind("nope") + run("SELECT 2") + SYNC, READY], ["26000"]),
     ],
 )  # fmt: skip
