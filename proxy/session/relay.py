@@ -215,7 +215,7 @@ class Relay(LinkUser):
         """The server reports a setting; internal ones are told by difference, afterwards."""
         if self.phase == STARTING or is_internal:
             return False
-        self.state.known[name] = value
+        self.state.told(name, value)
         self.state.known_id = 0
         self._note_parameter(name, value)
         return True

@@ -48,9 +48,9 @@ class Session(Conversation):
     def welcome(self, reported: dict[bytes, bytes]) -> None:
         """Greet the client with what a server reports."""
         pieces: list[bytes] = []
+        self.state.greeted(reported)
         for name in reported:
             value = reported[name]
-            self.state.known[name] = value
             self._note_parameter(name, value)
             pieces.append(backend.parameter_status(name, value))
         pieces.append(backend.backend_key_data(self.key.process_id, self.key.secret_key))

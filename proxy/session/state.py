@@ -63,6 +63,7 @@ class SessionState:
     """
 
     __slots__ = (
+        "_is_known_shared",
         "_local",
         "_result_key",
         "custom",
@@ -88,6 +89,7 @@ class SessionState:
             lowered = name.lower()
             self.startup[lowered] = _clean_ascii(value) if lowered == "application_name" else value
         self.known: dict[bytes, bytes] = {}
+        self._is_known_shared = False
         self.known_id = 0
         self.custom = NO_NAMES
         self.resets = NO_SETTINGS
@@ -214,6 +216,21 @@ class SessionState:
             self._result_key = key
         return key
 
+    def greeted(self, reported: dict[bytes, bytes]) -> None:
+        """
+        The client was told all of this. It stays what it is: most clients are told the same, and a
+        dictionary for each would be a fifth of what an idle one costs.
+        """
+        self.known = reported
+        self._is_known_shared = True
+
+    def told(self, name: bytes, value: bytes) -> None:
+        """The client was told one setting."""
+        if self._is_known_shared:
+            self.known = dict(self.known)
+            self._is_known_shared = False
+        self.known[name] = value
+
     def differences(self, link: BackendLink) -> list[tuple[bytes, bytes]]:
         """What the client must be told when `link` serves it next; it then counts as told."""
         changed: list[tuple[bytes, bytes]] = []
@@ -221,7 +238,7 @@ class SessionState:
         for name in reported:
             value = reported[name]
             if name != UNTOLD and self.known.get(name) != value:
-                self.known[name] = value
+                self.told(name, value)
                 changed.append((name, value))
         self.known_id = link.reported_id
         return changed
