@@ -111,7 +111,7 @@ def test_rows_by_the_simple_protocol(both):
         assert described(frames[0]) == [(b"n", 23, 4, 0), (b"t", 25, -1, 0), (b"b", 16, 1, 0)]
         assert frames[3].body == b"SELECT 2\0"
         assert tags(peer.ask(query("SELECT 'answer nothing'"))) == b"TCZ"
-        assert rows(peer.ask(query("SELECT 'answer array'"))) == [[b"1.5"]]
+        assert rows(peer.ask(query("SELECT 'answer array'"))) == [[b"{1}"]]
 
 
 def test_rows_among_other_statements_stay_in_their_place(both):
