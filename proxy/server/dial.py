@@ -30,6 +30,7 @@ from proxy.server.login_backend import (
     login_backend,
 )
 from proxy.server.rawsocket import RawSocket
+from proxy.server.sockets import tune
 from proxy.server.tls import ALPN_POSTGRESQL, make_node_tls, peer_end_point_hash
 from proxy.session.link import BackendLink
 from proxy.settings.model import Database, Node, Settings
@@ -301,8 +302,7 @@ async def _connect_to(family: int, address: object) -> RawSocket:
     connection.setblocking(False)
     try:
         if family != socket.AF_UNIX:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            tune(connection)
         await loop.sock_connect(connection, cast(str, address))
     except BaseException:
         connection.close()

@@ -26,6 +26,7 @@ from proxy.server.cancel import CancelRegistry
 from proxy.server.inbox import LoginConnection
 from proxy.server.negotiate import Negotiated, Peer, negotiate
 from proxy.server.rawsocket import RawSocket
+from proxy.server.sockets import tune
 from proxy.server.tasks import Tasks
 from proxy.server.tls import (
     ALPN_POSTGRESQL,
@@ -192,8 +193,7 @@ class Listener:
         negotiated: Negotiated | None = None
         try:
             if not peer.is_unix:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                tune(connection)
             async with asyncio.timeout_at(deadline):
                 negotiated = await negotiate(raw, tls, peer, self._cancels, self._counters)
         except TimeoutError:
