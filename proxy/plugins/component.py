@@ -10,7 +10,6 @@ it is called. So a component has no files, no sockets, no environment, and nothi
 """
 
 import ctypes
-import json
 from ctypes import byref, c_int64, c_uint8, c_uint64, c_void_p
 from typing import Any, Final, final
 
@@ -24,6 +23,7 @@ from proxy.plugins import ffi
 from proxy.plugins.component_wasi import define_wasi
 from proxy.plugins.ffi import CAUSE_FUEL, CAUSE_HOST, CAUSE_MEMORY, CAUSE_TIMEOUT, GuestStopped
 from proxy.plugins.host.guest import Guest
+from proxy.plugins.host.plain import config_json
 from proxy.plugins.host.services import Services
 from proxy.plugins.instance import CAUSE_BAD_ANSWER, read_init_answer
 from proxy.plugins.limits import INIT_TIMEOUT_MS, TABLE_ELEMENTS, Limits
@@ -218,7 +218,7 @@ class ComponentInstance:
             )
 
     def _init(self, blueprint: ComponentBlueprint) -> None:
-        config = json.dumps(blueprint.config, ensure_ascii=False, default=str).encode()
+        config = config_json(blueprint.config)
         answer = self._call("plugin_init", config, blueprint.limits.output_bytes)
         if answer is not None:
             read_init_answer(answer)

@@ -16,6 +16,7 @@ from proxy.plugins import ffi
 from proxy.plugins.ffi import U32, GuestFunction, GuestStopped, Imports, Sandbox
 from proxy.plugins.host import table
 from proxy.plugins.host.guest import Guest
+from proxy.plugins.host.plain import config_json
 from proxy.plugins.host.services import Services
 from proxy.plugins.limits import INIT_TIMEOUT_MS, TABLE_ELEMENTS, Limits
 from proxy.plugins.module import Shape
@@ -137,7 +138,7 @@ class Instance:
                 self._exported("_initialize", 0)()
             config = b""
             if shape.has_init:
-                config = json.dumps(blueprint.config, ensure_ascii=False, default=str).encode()
+                config = config_json(blueprint.config)
             if shape.has_input_buffer:
                 # Asked once, so before plugin_init: its input goes there too.
                 needed = len(config) if self._alloc is None else 0

@@ -5,6 +5,7 @@ Host functions that need no service: configuration, clock, randomness, digests, 
 import hashlib
 import hmac
 import json
+import math
 from typing import Final
 
 from proxy.plugins.host.guest import MISSING, TOO_LARGE, Guest
@@ -19,8 +20,21 @@ def config_get(guest: Guest, key: int, key_len: int, out: int, capacity: int) ->
     if name not in guest.config:
         return MISSING
     value = guest.config[name]
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return guest.give(text.encode(), out, capacity)
+    text = value.encode() if isinstance(value, str) else config_json(value)
+    return guest.give(text, out, capacity)
+
+
+def config_json(value: object) -> bytes:
+    """Configuration as JSON: of what TOML has and JSON has not, dates are texts and NaN is null."""
+    return json.dumps(_finite(value), ensure_ascii=False, default=str).encode()
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def now_us(guest: Guest) -> int:

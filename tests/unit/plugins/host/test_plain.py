@@ -1,6 +1,8 @@
 """config_get, random and digests, with buffers of every size."""
 
+import datetime
 import hashlib
+import math
 
 import pytest
 
@@ -12,7 +14,8 @@ from tests.support.wat import fake_guest
 
 @pytest.fixture
 def guest():
-    config = {"text": "as it is", "list": [1, "é"]}
+    config: dict[str, object] = {"text": "as it is", "list": [1, "é"]}
+    config |= {"date": datetime.date(2026, 1, 2), "nans": {"a": [math.nan, 1.5]}}
     return fake_guest(config=config)
 
 
@@ -22,6 +25,10 @@ def test_config_get(guest):
     assert guest.read(100, 8) == b"as it is"
     assert plain.config_get(guest, 4, 4, 100, 50) == len('[1, "é"]'.encode())
     assert plain.config_get(guest, 8, 4, 100, 50) == MISSING
+    guest.write(0, b"datenans")
+    assert plain.config_get(guest, 0, 4, 100, 50) == len('"2026-01-02"')
+    assert plain.config_get(guest, 4, 4, 100, 50) == len('{"a": [null, 1.5]}')
+    assert guest.read(100, 18) == b'{"a": [null, 1.5]}'
 
 
 def test_random_and_digests(guest):
