@@ -40,11 +40,12 @@ def attributes_of(client: ClientContext) -> dict[str, str]:
     startup parameter can pass for the client's address or roles.
     """
     attributes = dict(client.claims)
-    attributes.update(client.attributes)
+    if client.user_id:
+        attributes["user_id"] = client.user_id
     if client.tenant_id:
         attributes["tenant_id"] = client.tenant_id
     attributes["application_name"] = client.application_name
-    attributes["client_addr"] = client.client_addr
+    attributes["client_addr"] = client.client_addr or "[local]"
     attributes["tls"] = "true" if client.is_tls else "false"
     attributes["user"] = client.user
     attributes["roles"] = ",".join(client.roles)

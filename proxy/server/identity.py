@@ -79,15 +79,7 @@ def adopt_identity(context: ClientContext, identity: Identity) -> None:
     """Put an identity into the context that every later hook sees (changes `context`)."""
     context.identity = identity.username or identity.user_id or context.user
     context.roles = list(identity.roles)
+    context.user_id = identity.user_id
     context.tenant_id = identity.tenant_id
     context.claims = dict(identity.claims)
-    attributes = context.attributes
-    # What the proxy itself knows goes before a claim of the same name.
-    for name, value in identity.claims.items():
-        attributes.setdefault(name, value)
-    attributes["roles"] = ",".join(identity.roles)
-    if identity.user_id:
-        attributes["user_id"] = identity.user_id
-    if identity.tenant_id:
-        attributes["tenant_id"] = identity.tenant_id
     context.fragment = b""

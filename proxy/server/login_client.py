@@ -267,12 +267,6 @@ class _Login:
         context.application_name = _shown(settings.get("application_name", ""))
         shown = {_shown(name): _shown(value) for name, value in settings.items()}
         context.startup = {**shown, "user": context.user, "database": context.database}
-        context.attributes = {
-            "application_name": context.application_name,
-            "client_addr": peer.addr or "[local]",
-            "tls": "true" if peer.is_tls else "false",
-            "roles": "",
-        }
         return context, settings
 
     def _settle_version(self, message: startup.StartupMessage) -> None:

@@ -21,8 +21,7 @@ class ClientContext:
     identity        who it is to the hooks: the user, or what an `authenticate` hook said
     branch          database branch it asked for with `headgate.branch`, else ""
     startup         the startup packet's parameters, decoded, `options` unfolded into settings
-    attributes      strings for `hook_context.attributes`: application_name, client_addr, tls, roles,
-                    and the claims of an identity
+    user_id, tenant_id, roles, claims   what an `authenticate` hook said besides
     fragment        the JSON of `hook_context` after `request_id`, made by the hooks on first use and
                     emptied (b"") by whoever changes a field, e.g. on SET application_name
     clearances      what the hooks know of statements that need not be judged for it; of the plan with
@@ -32,7 +31,6 @@ class ClientContext:
 
     __slots__ = (
         "application_name",
-        "attributes",
         "branch",
         "claims",
         "clearances",
@@ -49,6 +47,7 @@ class ClientContext:
         "startup",
         "tenant_id",
         "user",
+        "user_id",
     )
 
     def __init__(self, client_id: str, client_addr: str, is_tls: bool, connected_at: float) -> None:
@@ -61,10 +60,10 @@ class ClientContext:
         self.identity = ""
         self.branch = ""
         self.application_name = ""
+        self.user_id = ""
         self.tenant_id = ""
         self.roles: list[str] = []
         self.claims: dict[str, str] = {}
-        self.attributes: dict[str, str] = {}
         self.startup: dict[str, str] = {}
         self.fragment = b""
         self.cleared_by = 0

@@ -238,7 +238,6 @@ class Relay(LinkUser):
             text = value.decode("utf-8", "replace")
             if text != self.client.application_name:
                 self.client.application_name = text
-                self.client.attributes["application_name"] = text
                 self.client.fragment = b""
 
     def _plan(self) -> None:

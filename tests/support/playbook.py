@@ -18,6 +18,7 @@ from proxy.session.link import BackendLink
 from proxy.session.ports import Broker, Clock, Gate, Waiter, Wire
 from proxy.session.session import Session
 from proxy.session.tuning import POOL_TRANSACTION, SessionTuning, Welcomes
+from proxy.sql.analyse import with_text
 from proxy.sql.classify import PgClassifier
 from proxy.sql.statement import StatementFacts
 
@@ -155,6 +156,10 @@ class ScriptedGate(Gate):
     def judge(self, inspection: Inspection) -> bool:
         self.seen.append(inspection)
         inspection.chains = EMPTY_CHAINS
+        if inspection.raw_text:
+            # As the real gate: facts may be those of another text that differs in constants only.
+            inspection.facts = with_text(inspection.facts, inspection.raw_text)
+            inspection.raw_text = b""
         return self._follow(self.rules, self.slow, inspection)
 
     def route(self, inspection: Inspection) -> bool:

@@ -84,19 +84,25 @@ def test_the_session_part_is_made_once_and_again_when_emptied() -> None:
     assert seen["branch"] == "dev"
 
 
+def test_a_client_on_a_unix_socket_has_an_address_too() -> None:
+    client = client_of()
+    client.client_addr = ""
+    assert codec.attributes_of(client)["client_addr"] == "[local]"
+
+
 def test_no_claim_passes_for_a_fact_of_the_proxy() -> None:
     client = client_of()
     client.is_tls = False
     client.tenant_id = "t1"
     client.claims = {"client_addr": "127.0.0.1", "roles": "admin", "tls": "true", "team": "blue"}
-    client.attributes = {"user": "root", "extra": "1"}
+    client.user_id = "u1"
     assert codec.attributes_of(client) == {
         "client_addr": "10.0.0.7",
         "roles": "",
         "tls": "false",
         "team": "blue",
         "user": "alice",
-        "extra": "1",
+        "user_id": "u1",
         "tenant_id": "t1",
         "application_name": "psql",
     }

@@ -1,5 +1,6 @@
 """An identity in the context, and the hooks that say nothing."""
 
+from proxy.hooks.codec import attributes_of
 from proxy.server.identity import Identity, NoLoginHooks, PasswordPrompt, adopt_identity
 from proxy.session.context import ClientContext
 
@@ -13,7 +14,6 @@ def context() -> ClientContext:
     made = ClientContext("w0-1", "192.0.2.1", False, 0.0)
     made.user = "alice"
     made.identity = "alice"
-    made.attributes = {"client_addr": "192.0.2.1", "roles": ""}
     made.fragment = b"made before"
     return made
 
@@ -31,12 +31,15 @@ def test_an_identity_is_what_later_hooks_see() -> None:
     roles.append("changed afterwards")
     assert (who.identity, who.roles, who.tenant_id) == ("al", ["reader"], "t")
     assert who.claims == {"client_addr": "forged", "x": "y"}
-    assert who.attributes == {
+    assert attributes_of(who) == {
         "client_addr": "192.0.2.1",
         "roles": "reader",
         "x": "y",
         "user_id": "7",
         "tenant_id": "t",
+        "user": "alice",
+        "tls": "false",
+        "application_name": "",
     }
     assert who.fragment == b""
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from proxy.errors import Refusal
+from proxy.hooks.codec import attributes_of
 from proxy.server.identity import Identity, LoginHooks, PasswordPrompt
 from proxy.server.tls import NO_TLS, ServerTls
 from proxy.session.context import ClientContext
@@ -52,10 +53,11 @@ async def test_a_trusted_client_comes_in() -> None:
         context = entrance.clients[0].context
         assert (context.user, context.database, context.identity) == ("alice",) * 3
         assert context.application_name == "psql"
-        assert context.attributes == {
+        assert attributes_of(context) == {
             "application_name": "psql",
             "client_addr": "127.0.0.1",
             "tls": "false",
+            "user": "alice",
             "roles": "",
         }
         assert entrance.clients[0].settings == {"application_name": "psql"}
@@ -341,10 +343,11 @@ async def test_an_identity_takes_the_place_of_the_method() -> None:
     assert context.identity == "alice@example"
     assert context.roles == ["reader", "eu"]
     assert context.tenant_id == "t1"
-    assert context.attributes["roles"] == "reader,eu"
-    assert context.attributes["team"] == "x"
+    attributes = attributes_of(context)
+    assert attributes["roles"] == "reader,eu"
+    assert attributes["team"] == "x"
     # What the proxy knows itself is not for a claim to say.
-    assert context.attributes["tls"] == "false"
+    assert attributes["tls"] == "false"
     assert entrance.clients[0].credentials.is_empty()
 
 
