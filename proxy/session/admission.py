@@ -164,6 +164,7 @@ def inspect_batch(
                 message.inspection = made[len(made) - 1]
                 message.others = made
             prepared.judged_in = exchange
+            prepared.judged_as = message.inspection
             prepared.answer = None
         elif tag == tags.BIND:
             prepared = message.prepared
@@ -177,7 +178,8 @@ def inspect_batch(
                     if looked_up is not None:
                         found.append(looked_up)
                 inside = inside_after_text(prepared.facts, inside)
-                exchange.running.extend(parsed_here(exchange, prepared))
+                if prepared.judged_as is not None:
+                    exchange.running.append(prepared.judged_as)
                 continue
             parameters: list[bytes | None] | None = None
             bind_key = b""
@@ -235,17 +237,6 @@ def _look_up(
     inspection.is_judged = True
     message.inspection = inspection
     return inspection
-
-
-def parsed_here(exchange: Exchange, prepared: Prepared) -> list[Inspection]:
-    """The inspections that a Parse of this exchange made for a statement."""
-    found: list[Inspection] = []
-    for batch in exchange.batches:
-        for message in batch.messages:
-            if message.tag == tags.PARSE and message.prepared is prepared:
-                if message.inspection is not None:
-                    found.append(message.inspection)
-    return found
 
 
 def inspect_statement(
@@ -389,15 +380,16 @@ def apply_verdicts(
     planning: bytes,
 ) -> None:
     """Turn the verdicts on a batch's statements into refusals, replacements and answers."""
+    mine = set(inspections)
     for message in batch.messages:
         if message.refusal is not None:
             return
         if message.tag == tags.QUERY and batch.end == END_QUERY:
             _apply_to_query(batch, message, exchange, inspections, classifier, planning)
         elif message.tag == tags.PARSE:
-            _apply_to_parse(message, inspections, classifier, planning)
+            _apply_to_parse(message, mine, classifier, planning)
         elif message.tag == tags.BIND:
-            _apply_to_bind(message, inspections, classifier, planning)
+            _apply_to_bind(message, mine, classifier, planning)
         elif message.tag == tags.FUNCTION_CALL:
             inspection = message.inspection
             if inspection is not None and inspection.verdict == VERDICT_REFUSE:
@@ -421,13 +413,14 @@ def _apply_to_query(
 ) -> None:
     changed = False
     mine: list[Inspection] = []
+    running = set(exchange.running)
     for inspection in inspections:
         if inspection.is_extended:
             continue
         if inspection.verdict == VERDICT_REFUSE:
             message.refusal = inspection.refusal
             return
-        if inspection not in exchange.running:
+        if inspection not in running:
             continue
         mine.append(inspection)
         if inspection.verdict == VERDICT_ANSWER:
@@ -514,7 +507,7 @@ def _is_too_late(inspection: Inspection) -> bool:
 
 
 def _apply_to_parse(
-    message: Message, inspections: list[Inspection], classifier: Classifier, planning: bytes
+    message: Message, inspections: set[Inspection], classifier: Classifier, planning: bytes
 ) -> None:
     prepared = message.prepared
     inspection = message.inspection
@@ -533,7 +526,7 @@ def _apply_to_parse(
 
 
 def _apply_to_bind(
-    message: Message, inspections: list[Inspection], classifier: Classifier, planning: bytes
+    message: Message, inspections: set[Inspection], classifier: Classifier, planning: bytes
 ) -> None:
     prepared = message.prepared
     inspection = message.inspection

@@ -34,10 +34,7 @@ from proxy.session.relay import (
     Relay,
 )
 from proxy.session.state import NO_SETTINGS, SettingsQuery, apply_sql, resets_sql
-from proxy.session.tuning import (
-    POOL_SESSION,
-    POOL_STATEMENT,
-)
+from proxy.session.tuning import POOL_SESSION, POOL_STATEMENT
 from proxy.sql.statement import TextFacts
 
 
@@ -54,6 +51,8 @@ class Conversation(Relay):
 
     def _admit(self, exchange: Exchange, batch: Batch) -> None:
         """Have a batch judged; go on with `_judge`."""
+        if len(exchange.batches) >= outcome.KEPT_BATCHES:
+            outcome.finish_answered(exchange, self._gate, self._clock.now_us())
         exchange.batches.append(batch)
         exchange.is_open = batch.end == END_FLUSH or batch.end == END_CUT
         gate = self._gate

@@ -163,7 +163,7 @@ def render(
     if steps is None and (exchange.is_open or (_ends_in_call(batch) and len(batch.messages) > 1)):
         # Who may go on later, or may be skipped with a Query at its end, is counted from the start.
         steps = []
-    used: list[bytes] = []
+    used: set[bytes] = set()
     for index, message in enumerate(batch.messages):
         tag = message.tag
         if message.refusal is not None:
@@ -209,7 +209,7 @@ def render(
             if run < message.start:
                 pieces.append(data[run : message.start])
             run = message.end
-            used.append(prepared.key)
+            used.add(prepared.key)
             if prepared.key in link.prepared and link.status != tags.STATUS_FAILED:
                 steps.append(Step(STEP_INVENT, backend.PARSE_COMPLETE, message, b""))
             else:
@@ -250,7 +250,7 @@ def render(
                     prepared = prepared.under(intake.planning)
                     message.prepared = prepared
                     name = link.prepared.get(prepared.key)
-                used.append(prepared.key)
+                used.add(prepared.key)
                 if run < message.start:
                     pieces.append(data[run : message.start])
                 run = message.end
@@ -320,6 +320,7 @@ def render(
         if steps is not None:
             steps.append(_forward_step(message))
     exchange.steps = steps
+    batch.steps_end = len(steps) if steps is not None else 0
     if run == 0 and not pieces:
         return data
     if run < len(data):
@@ -381,7 +382,7 @@ def _with_names(
     text: bytes,
     uses: list[Use],
     steps: list[Step],
-    used: list[bytes],
+    used: set[bytes],
     max_prepared: int,
 ) -> Made:
     """The text with the link's names in it, behind the Parses of those not yet there (rule 11)."""
@@ -394,7 +395,7 @@ def _with_names(
     exchange.renaming = renaming
     for use in uses:
         key = use.prepared.key
-        used.append(key)
+        used.add(key)
         name = link.prepared.get(key)
         if name is None:
             pieces.append(_prepare(link, use.prepared, steps, None, used, max_prepared))
@@ -410,7 +411,7 @@ def _stand_in(
     is_run: bool,
     intake: Intake,
     steps: list[Step],
-    used: list[bytes],
+    used: set[bytes],
     max_prepared: int,
 ) -> Made | None:
     """
@@ -478,7 +479,7 @@ def _prepare(
     prepared: Prepared,
     steps: list[Step],
     message: Message | None,
-    used: list[bytes],
+    used: set[bytes],
     max_prepared: int,
 ) -> bytes:
     """Parse under a name of the proxy's, with Closes of the oldest when there are too many."""
@@ -486,7 +487,8 @@ def _prepare(
     while link.garbage:
         pieces.append(frontend.Close(STATEMENT, link.garbage.pop()).encode())
         steps.append(DROP)
-    while len(link.prepared) >= max_prepared:
+    # All that are used stand there already but for this one: are there others?
+    while len(link.prepared) >= max_prepared and len(link.prepared) >= len(used):
         victim = b""
         for key in link.prepared:
             if key not in used:

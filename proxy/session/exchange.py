@@ -49,6 +49,7 @@ class Prepared:
     is_foreign  made by SQL PREPARE: it has the client's name on the server too
     is_special  foreign, or a command on prepared statements whose text names one (rule 11)
     judged_in the exchange whose Parse was judged, until its first execution there
+    judged_as its inspection at Parse
     planning  settings it was parsed under, as far as they matter (rules 10 and 37)
     group     number of the Sync group that brought its Parse
     is_raw    parsed while the parser here could not be trusted (rule 37): judged as raw text for good
@@ -65,6 +66,7 @@ class Prepared:
         "is_named",
         "is_raw",
         "is_special",
+        "judged_as",
         "judged_in",
         "key",
         "planning",
@@ -90,6 +92,7 @@ class Prepared:
         self.planning = planning
         self.group = 0
         self.judged_in: Exchange | None = None
+        self.judged_as: Inspection | None = None
         self.answer: RowSet | None = None
         self.key = text + b"\x00" + tail + planning if is_named else b""
 
@@ -181,9 +184,10 @@ class Batch:
     is_raw     it must be judged as raw text (rule 37)
     judged     its statements as the client sent them, once they were judged
     overrides  other statements for names that it executes, because a plugin changed their texts
+    steps_end  how many steps its exchange had when it was sent
     """
 
-    __slots__ = ("data", "end", "facts", "is_raw", "judged", "messages", "overrides")
+    __slots__ = ("data", "end", "facts", "is_raw", "judged", "messages", "overrides", "steps_end")
 
     def __init__(self, data: bytes, messages: list[Message], end: int) -> None:
         self.data = data
@@ -193,6 +197,7 @@ class Batch:
         self.judged: tuple[StatementFacts, ...] | None = None
         self.overrides: dict[bytes, Prepared] | None = None
         self.is_raw = False
+        self.steps_end = 0
 
 
 @final
@@ -241,6 +246,7 @@ class Exchange:
     is_misplaced   a standby could not serve it: it is run again on the primary
     is_cleared     no plugin has anything to say on its last batch
     only_reads     the first `looked_at` of `statements` are plain reads
+    is_partial     it is long, and what was answered first is not here any more
     """
 
     __slots__ = (
@@ -263,6 +269,7 @@ class Exchange:
         "is_failed",
         "is_misplaced",
         "is_open",
+        "is_partial",
         "is_read",
         "is_retrying",
         "is_timed_out",
@@ -323,6 +330,27 @@ class Exchange:
         self.looked_at = 0
         self.capture: list[bytes] | None = None
         self.captured_bytes = 0
+        self.is_partial = False
+
+    def forget_answered(self) -> None:
+        """Let go of batches that are answered: a pipeline may have no end."""
+        batches = self.batches
+        done = 0
+        if not self.sent:
+            done = len(batches)
+        while done < len(batches) and batches[done].steps_end <= self.at:
+            done += 1
+        if done == 0:
+            return
+        self.is_partial = True
+        self.batches = batches[done:]
+        steps = self.steps
+        gone = batches[done - 1].steps_end
+        if steps is not None and gone > 0:
+            self.steps = steps[gone:]
+            self.at -= gone
+            for batch in self.batches:
+                batch.steps_end -= gone
 
     def restart(self) -> None:
         """It is run again from the start, unseen by the client."""

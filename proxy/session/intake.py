@@ -108,6 +108,7 @@ class Intake:
         "_buffer",
         "_chunks",
         "_classifier",
+        "_described",
         "_group",
         "_have",
         "_max_message_bytes",
@@ -135,6 +136,7 @@ class Intake:
         self._base = 0  # start of the batch that is being collected
         self._pos = 0  # start of the first message not yet looked at
         self._messages: list[Message] = []
+        self._described = 0  # how many of them were looked at for what is described
         self._chunks: list[bytes] = []
         self._have = 0
         self._needed = 0
@@ -201,7 +203,8 @@ class Intake:
         end = pos + 1 + length
         if end > len(buffer):
             check_type(buffer[pos])
-            if end - self._base > CUT_BYTES:
+            if end - pos > CUT_BYTES and pos - self._base <= CUT_BYTES:
+                # Long, and not behind messages that are to be sent on without it.
                 rest = buffer[self._base :]
                 self._chunks = [rest]
                 self._have = len(rest)
@@ -263,6 +266,7 @@ class Intake:
         messages = self._messages
         while messages:
             self.restore(messages.pop())
+        self._described = 0
         self._base = self._pos
         while True:
             end = self._next()
@@ -445,6 +449,7 @@ class Intake:
             self.is_unsettled = False
             self._group += 1
         self._messages = []
+        self._described = 0
         self._base = pos
         return batch
 
@@ -578,7 +583,10 @@ class Intake:
 
     def _note_described(self) -> None:
         """A portal is described: it may be of any statement that is bound in this batch."""
-        for message in self._messages:
+        messages = self._messages
+        while self._described < len(messages):
+            message = messages[self._described]
+            self._described += 1
             if message.tag == tags.BIND and message.prepared is not None:
                 message.prepared.is_described = True
 

@@ -24,6 +24,9 @@ from proxy.session.ports import Broker, Gate
 if TYPE_CHECKING:
     from proxy.session.relay import Relay
 
+KEPT_BATCHES: Final = 16
+"""Batches of one exchange from which on those that are answered are let go."""
+
 MAX_RETRIES: Final = 3
 """How often a read is tried again because of the crash of another."""
 
@@ -144,6 +147,7 @@ def may_retry(exchange: Exchange, refusal: Refusal) -> bool:
         and exchange.retries < most
         and not exchange.in_transaction
         and not exchange.is_open
+        and not exchange.is_partial
         and len(exchange.batches) == 1
     )
 
@@ -161,6 +165,7 @@ def may_retry_error(exchange: Exchange, sqlstate: str, message: str) -> bool:
         or exchange.retries > 0
         or exchange.in_transaction
         or exchange.is_open
+        or exchange.is_partial
         or len(exchange.batches) != 1
     ):
         return False
@@ -290,7 +295,7 @@ def note_for_cache(relay: "Relay", exchange: Exchange, inspection: Inspection) -
 
 def is_wanted(exchange: Exchange) -> bool:
     """Whether the exchange is one read whose result a plugin wants to offer to the cache."""
-    if len(exchange.running) != 1 or len(exchange.batches) != 1:
+    if len(exchange.running) != 1 or len(exchange.batches) != 1 or exchange.is_partial:
         return False
     return cached_one(exchange) is not None
 
@@ -326,7 +331,7 @@ def finish(exchange: Exchange, gate: Gate, sqlstate: str, error: str, now_us: in
     result: bytes | None = None
     if exchange.capture is not None and not exchange.is_failed:
         result = b"".join(exchange.capture)
-    single = len(exchange.running) == 1
+    single = len(exchange.running) == 1 and not exchange.is_partial
     keeper = cached_one(exchange) if result is not None else None
     for inspection in exchange.statements:
         outcome = inspection.outcome
@@ -349,3 +354,30 @@ def finish(exchange: Exchange, gate: Gate, sqlstate: str, error: str, now_us: in
         if inspection.chains is not None:
             gate.finished(inspection, result if inspection is keeper else None)
     exchange.statements = []
+
+
+def finish_answered(exchange: Exchange, gate: Gate, now_us: int) -> None:
+    """A long exchange: what is complete in it has its outcome now, and is let go."""
+    exchange.forget_answered()
+    statements = exchange.statements
+    keeps_cache = gate.caches or gate.captures
+    if not gate.observes and not keeps_cache:
+        finish(exchange, gate, "", "", now_us)
+        exchange.running = []
+        exchange.looked_at = 0
+        return
+    for inspection in statements[exchange.looked_at :]:
+        if not inspection.facts.is_read_only:
+            exchange.only_reads = False
+    kept: list[Inspection] = []
+    done = set(exchange.running[: exchange.completions])
+    for inspection in statements:
+        # What is written counts for the cache when it is committed, which is at the Sync.
+        if inspection not in done or (keeps_cache and not inspection.facts.is_read_only):
+            kept.append(inspection)
+        elif inspection.chains is not None:
+            gate.finished(inspection, None)
+    exchange.statements = kept
+    exchange.running = exchange.running[exchange.completions :]
+    exchange.completions = 0
+    exchange.looked_at = len(kept)

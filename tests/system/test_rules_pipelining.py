@@ -240,6 +240,16 @@ def test_rule_05_ten_thousand_messages_in_one_pipeline(both):
         assert b"".join(frame.tag for frame in frames) == b"12TDCZ" * 2_500
 
 
+def test_rule_05_a_pipeline_without_sync_is_answered_while_it_grows(both):
+    """However the pieces end: what the client has sent so far runs, as at a server."""
+    start = parse("go", "INSERT INTO item VALUES ($1, 'x') RETURNING id") + SYNC
+    many = b"".join(
+        bind("go", [b"%d" % number]) + describe("P") + execute() for number in range(5_000, 9_000)
+    )
+    pieces = [many + many[:7], Until(b"D", 500), many[7:9], many[9:], Until(b"E"), SYNC, READY]
+    both.same([query("BEGIN") + start, ready(2), *pieces])
+
+
 def test_rule_05_a_long_statement_behind_a_slow_one_is_read(both):
     text = "SELECT length('" + "x" * 600_000 + "')"
     both.same([query("SELECT pg_sleep(0.2)") + query(text) + run(text) + SYNC, ready(3)])
