@@ -398,6 +398,16 @@ class Pool:
             self.backoff_s = min(self.backoff_s * 2.0, LAST_BACKOFF_S)
         self.retry_at_s = now_s + self.backoff_s
 
+    def is_turned_away(self, now_s: float) -> bool:
+        """The server has not one connection for this pool, and was asked only just now."""
+        refusal = self.last_refusal
+        return (
+            refusal is not None
+            and not self.slots
+            and now_s < self.retry_at_s
+            and refusal.sqlstate[:2] == "53"
+        )
+
     # -- whether to open one more
 
     def total(self) -> int:

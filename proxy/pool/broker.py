@@ -42,7 +42,7 @@ from proxy.pool.nodes import Nodes, NodesWatcher
 from proxy.pool.plan import PoolPlan
 from proxy.pool.registry import Registry
 from proxy.routing.node import ROLE_STANDBY, Node
-from proxy.routing.route import ROUTE_BRANCH, Route
+from proxy.routing.route import ROUTE_BRANCH, ROUTE_DEFAULT, ROUTE_STANDBY, Route
 from proxy.routing.router import Candidates, Router, unknown_target
 from proxy.session.ports import Broker, Clock, Waiter
 
@@ -248,6 +248,8 @@ class PoolBroker(Broker):
                 self._replace(pool.node)
         elif sqlstate[:2] == "53":
             self._evict(self.registry.evictable_at(pool), MAKE_ROOM)
+            if pool.is_turned_away(self.now_s) and pool.waiting.head is not None:
+                self._replace(pool.node)
         elif not pool.slots:
             # The server knows this user or database not, or does not let it in: the clients are
             # told in its own words, at once.
@@ -397,12 +399,31 @@ class PoolBroker(Broker):
             return None
         ticket.refusal = None
         pool = self.registry.pool_for(ticket.destination, choice, self.now_s)
+        if pool.is_turned_away(self.now_s):
+            pool = self._other_pool(ticket) or pool
         slot = self._take(pool)
         if slot is not None:
             return slot
         pool.waiting.insert(ticket)
         self.busy[pool] = None
         self.grow(pool)
+        return None
+
+    def _other_pool(self, ticket: Ticket) -> Pool | None:
+        """Where a read may go whose node has no connection for it: as if that node were down."""
+        candidates = ticket.destination.candidates
+        if ticket.route.kind == ROUTE_STANDBY:
+            nodes = candidates.standbys
+        elif ticket.route.read and ticket.route.kind in (ROUTE_DEFAULT, ROUTE_BRANCH):
+            nodes = candidates.readers
+        else:
+            return None
+        if candidates.primary is not None and self.router.policy.fallback_to_primary:
+            nodes = (*nodes, candidates.primary)
+        for node in nodes:
+            pool = self.registry.pool_for(ticket.destination, node, self.now_s)
+            if not pool.is_turned_away(self.now_s):
+                return pool
         return None
 
     def place_again(self, ticket: Ticket) -> None:

@@ -7,7 +7,8 @@ from proxy.pool import upkeep
 from proxy.pool.assignment import SLOT_CLOSED, SLOT_IDLE, Pool, Slot
 from proxy.pool.plan import DatabasePlan, NodePlan
 from proxy.routing.node import ROLE_PRIMARY, ROLE_STANDBY, ROLE_UNKNOWN
-from proxy.routing.route import ROUTE_BRANCH, ROUTE_NODE, ROUTE_STANDBY, WRITE, Route
+from proxy.routing.route import READ, ROUTE_BRANCH, ROUTE_NODE, ROUTE_STANDBY, WRITE, Route
+from proxy.routing.router import BALANCE_ROUND_ROBIN, READS_STANDBY, Policy
 from proxy.session.link import BackendLink
 from tests.unit.pool.fakes import FakeWaiter, Stage, make_link, make_plan
 
@@ -149,6 +150,56 @@ def test_a_server_that_stays_full_is_named_as_the_reason() -> None:
         stage.fail_all(full)
         stage.pass_time(0.1)
     assert waiter.refusal is full
+
+
+@pytest.mark.parametrize("route", [READ, Route(ROUTE_STANDBY, "", True)])
+def test_reads_go_elsewhere_while_a_standby_has_no_connection_at_all(route: Route) -> None:
+    stage = Stage()
+    full = Refusal("53300", "sorry, too many clients already", severity="FATAL")
+    first, second, third = FakeWaiter(), FakeWaiter(), FakeWaiter()
+    stage.broker.acquire(first, "app", "alice", route)
+    tried = [slot.pool.node.name for slot in stage.errands.openings]
+    stage.fail_all(full)
+    tried += [slot.pool.node.name for slot in stage.errands.openings]
+    assert sorted(tried) == ["pg2", "pg3"]
+    stage.fail_all(full)
+    stage.open_all()
+    stage.broker.acquire(second, "app", "alice", route)
+    stage.open_all()
+    assert [first.link.node, second.link.node] == ["pg1", "pg1"]
+    stage.pass_time(2.0)
+    # It is tried again after a while.
+    stage.broker.acquire(third, "app", "alice", route)
+    stage.open_all()
+    assert third.link.node in ("pg2", "pg3")
+    stage.level()
+
+
+def test_reads_wait_for_a_full_standby_where_nothing_may_take_its_place() -> None:
+    plan = make_plan()
+    plan.policy = Policy(READS_STANDBY, 0, BALANCE_ROUND_ROBIN, fallback_to_primary=False)
+    stage = Stage(plan)
+    stage.down("pg3")
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", READ)
+    stage.fail_all(Refusal("53300", "sorry, too many clients already", severity="FATAL"))
+    assert stage.errands.openings == []
+    stage.pass_time(0.2)
+    stage.open_all()
+    assert waiter.link.node == "pg2"
+
+
+def test_a_standby_that_serves_some_of_them_is_waited_for() -> None:
+    stage = Stage()
+    stage.down("pg3")
+    first = connect(stage, READ)
+    assert first.node == "pg2"
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", READ)
+    stage.fail_all(Refusal("53300", "sorry, too many clients already", severity="FATAL"))
+    stage.broker.release(first)
+    stage.flush()
+    assert waiter.link is first
 
 
 def test_a_connection_that_nobody_needs_any_more_is_closed() -> None:
