@@ -25,6 +25,7 @@ from proxy.session.exchange import (
 )
 from proxy.session.farewell import fatal_of, is_farewell, refusal_of
 from proxy.session.ports import Waiter, Wire
+from proxy.session.reported import identify
 
 MAX_REPLY_BYTES: Final = 256 * 1024 * 1024
 """Longest reply that must be whole before it is looked at; rows and copy data stream at any size."""
@@ -104,36 +105,6 @@ class LinkUser(Waiter):
     @abstractmethod
     def on_link_lost(self, link: "BackendLink", refusal: Refusal) -> None:
         """The server connection has ended while this session had it."""
-
-
-UNTOLD: Final = b"in_hot_standby"
-"""Not told again when it differs: with reads on standbys it would change with every statement, and
-it says nothing about what the client can do here."""
-
-_MAX_IDENTITIES: Final = 10_000
-_identities: dict[bytes, int] = {}
-
-
-def identify(reported: dict[bytes, bytes]) -> int:
-    """
-    A number for a set of reported settings, so that equal sets are recognised by one comparison.
-
-    Equal sets have equal numbers as long as they are remembered; different ones never have.
-    """
-    pairs = sorted([name + b"\x00" + reported[name] for name in reported if name != UNTOLD])
-    key = b"\x00".join(pairs)
-    known = _identities.get(key)
-    if known is None:
-        global _next_identity
-        _next_identity += 1
-        known = _next_identity
-        if len(_identities) >= _MAX_IDENTITIES:
-            _identities.clear()
-        _identities[key] = known
-    return known
-
-
-_next_identity = 0
 
 
 @final
@@ -332,6 +303,10 @@ class BackendLink:
                     pos = end
                     run = end
                     continue
+                if self.exchange is None:
+                    # SAFETY: the rest of it would go to whoever has the connection by then.
+                    self._hostile("a row that nobody asked for")
+                    return
                 if end > size:
                     self._passing = end - size
                     pos = size

@@ -145,7 +145,10 @@ class ProbeQuery(InternalQuery):
         if kind == b"s":
             self._found[shown.lower()] = value
         elif kind == b"x":
-            self._found[shown.lower()] = bytes.fromhex(value.decode("ascii", "replace"))
+            try:
+                self._found[shown.lower()] = bytes.fromhex(value.decode("ascii", "replace"))
+            except ValueError:
+                self._failed = "08P01"
         elif kind == b"q":
             self._prepared[name] = value
         elif shown not in self._pins:

@@ -16,7 +16,8 @@ the connection is reset before another client has it.
 from typing import TYPE_CHECKING, Final, final
 
 from proxy.session.answers import quote_identifier
-from proxy.session.link import UNTOLD, BackendLink, InternalQuery
+from proxy.session.link import BackendLink, InternalQuery
+from proxy.session.reported import UNTOLD
 from proxy.sql.statement import TextFacts
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class SessionState:
 
     startup    settings from its startup packet: what RESET returns to (rule 16)
     desired    settings it has now; key names that set
-    known      what it was told by ParameterStatus; known_id is `link.identify` of it, 0 = not known
+    known      what it was told by ParameterStatus; known_id is `reported.identify` of it, 0 = not known
     pins       reasons why its connection cannot be shared now
     custom     names of custom settings that it has used
     resets     startup settings that the exchange under way resets; due: those that it has reset,

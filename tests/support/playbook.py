@@ -166,7 +166,8 @@ class ScriptedGate(Gate):
         return self._follow(self.routings, self.slow_routes, inspection)
 
     def _follow(self, rules: dict[bytes, Rule], slow: list[bytes], inspection: Inspection) -> bool:
-        if any(needle in inspection.facts.text for needle in slow):
+        text = inspection.raw_text or inspection.facts.text
+        if any(needle in text for needle in slow):
             self.pending = inspection
             self._late = rules
             return False
@@ -174,8 +175,9 @@ class ScriptedGate(Gate):
         return True
 
     def _apply(self, rules: dict[bytes, Rule], inspection: Inspection) -> None:
+        text = inspection.raw_text or inspection.facts.text
         for needle, rule in rules.items():
-            if needle in inspection.facts.text:
+            if needle in text:
                 rule(inspection)
 
     def decide(self) -> None:
@@ -269,6 +271,11 @@ class Playbook:
         """The (first) server sends; what the client got for it."""
         self.link.receive_from_backend(data)
         return self.client.take()
+
+    def looked_at(self, *rows: bytes) -> None:
+        """The proxy looks at what a transaction has left behind; these rows are the answer."""
+        assert b"pg_catalog.pg_settings" in self.server.take()
+        assert self.b(b"".join(rows) + complete(b"SELECT 1") + READY) == b""
 
 
 def parse(name: bytes, sql: bytes) -> bytes:
