@@ -154,6 +154,7 @@ def inspect_batch(
             if not prepared.is_raw:
                 prepared.facts = classifier.exact(prepared.text)
                 prepared.sql_facts = prepared.facts
+            message.others = []
             for statement in prepared.facts.statements:
                 made = inspect_statement(
                     statement, client, classifier, intake, exchange, here, inside
@@ -162,7 +163,7 @@ def inspect_batch(
                     inspection.is_extended = True
                 found.extend(made)
                 message.inspection = made[len(made) - 1]
-                message.others = made
+                message.others.extend(made)
             prepared.judged_in = exchange
             prepared.judged_as = message.inspection
             prepared.answer = None
@@ -191,6 +192,7 @@ def inspect_batch(
                 bind_key = bind_key_of(prepared, bind)
             if not prepared.is_raw:
                 prepared.facts = classifier.exact(prepared.text)
+            message.others = []
             for statement in prepared.facts.statements:
                 if prepared.is_special and not prepared.is_foreign:
                     made = inspect_statement(
@@ -206,7 +208,7 @@ def inspect_batch(
                 found.extend(made)
                 exchange.running.append(made[len(made) - 1])
                 message.inspection = made[len(made) - 1]
-                message.others = made
+                message.others.extend(made)
             inside = inside_after_text(prepared.facts, inside)
         elif tag == tags.FUNCTION_CALL:
             body = batch.data[message.start + 5 : message.end]
@@ -345,6 +347,20 @@ def is_decided(inspections: list[Inspection]) -> bool:
         ):
             return True
     return False
+
+
+def refuse_at(batch: Batch, inspection: Inspection) -> None:
+    """The route hook refuses: the message that brings the statement is refused."""
+    for message in batch.messages:
+        others = message.others
+        if (
+            message.inspection is inspection
+            or (others is not None and inspection in others)
+            or (message.tag == tags.QUERY and not inspection.is_extended)
+        ):
+            message.refusal = inspection.refusal
+            return
+    raise AssertionError("a statement of the batch is some message's")
 
 
 def refuse_untranslatable(inspections: list[Inspection]) -> None:

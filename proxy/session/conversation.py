@@ -185,7 +185,7 @@ class Conversation(Relay):
             else:
                 continue
             if facts is None:
-                continue
+                raise AssertionError("a Query's text has facts")
             if state.pins and not exchange.may_unpin:
                 exchange.may_unpin = admission.may_unpin(facts)
             if facts.has_effects and (tag == tags.QUERY or tag == tags.BIND):
@@ -247,10 +247,7 @@ class Conversation(Relay):
     def _is_routed(self, batch: Batch, inspection: Inspection) -> bool:
         """Whether the route hook has decided; its refusal goes to the statement's message."""
         if inspection.verdict == VERDICT_REFUSE:
-            for message in batch.messages:
-                if message.inspection is inspection or batch.end == END_QUERY:
-                    message.refusal = inspection.refusal
-                    break
+            admission.refuse_at(batch, inspection)
             return True
         route = inspection.route
         if route is not None and route.kind != ROUTE_DEFAULT:
@@ -376,10 +373,17 @@ class Conversation(Relay):
             self._let_go(link)
             self.welcome(reported)
             return
+        self._give(self._current(), link)
+        self.pump()
+
+    def _current(self) -> Exchange:
+        """The exchange that the phase is about."""
         exchange = self.exchange
-        if exchange is not None:
-            self._give(exchange, link)
-            self.pump()
+        if exchange is None:
+            raise AssertionError(
+                "there is an exchange in every phase but STARTING, IDLE and CLOSED"
+            )
+        return exchange
 
     def _give(self, exchange: Exchange, link: BackendLink) -> None:
         """Send the exchange's last batch to the server."""
@@ -427,9 +431,7 @@ class Conversation(Relay):
         if self.status != tags.STATUS_IDLE:
             self.fatal(admission.misread(link.node))
             return
-        exchange = self.exchange
-        if exchange is not None:
-            exchange.sent = False
+        self._current().sent = False
         self._let_go(link)
         self._refuse(admission.misread(link.node))
 
@@ -447,10 +449,8 @@ class Conversation(Relay):
 
     def _refuse(self, refusal: Refusal) -> None:
         """The exchange cannot be served: an error in place of its last batch."""
-        exchange = self.exchange
+        exchange = self._current()
         self.phase = IDLE
-        if exchange is None:
-            return
         batch = exchange.batches[-1]
         dispatch.restore_from(batch, 0, self.intake)
         exchange.is_failed = True
@@ -549,7 +549,7 @@ class Conversation(Relay):
         failed: bool,
     ) -> None:
         """What the last transaction has left behind is known now."""
-        if self.phase != PROBING:
+        if self.phase == CLOSED:
             return
         self.phase = IDLE
         if failed:

@@ -126,7 +126,8 @@ class Message:
     prepared     the statement it defines or uses
     previous     Parse, Close, Query: what `name` meant before, to be restored if it never ran
     inspection   of the statement it brings (Query with one statement, Parse) or executes (Bind)
-    others       further inspections of an SQL EXECUTE, where it is not known which PREPARE it runs
+    others       all of its inspections: of an SQL EXECUTE several where it is not known which PREPARE
+                 it runs, of several statements in one Parse, which no server takes, all
     refusal      an error that the proxy answers in its place
     answer       bytes that the proxy answers in its place
     replacement  frame to send instead, b"" for the original one

@@ -22,6 +22,7 @@ from proxy.session.exchange import (
     STEP_INVENT,
     Exchange,
     Prepared,
+    Step,
 )
 from proxy.session.farewell import fatal_of, is_farewell, refusal_of
 from proxy.session.ports import Waiter, Wire
@@ -257,7 +258,11 @@ class BackendLink:
     # -- from the server
 
     def receive_from_backend(self, data: bytes) -> None:
-        """Take received bytes: forward, drop, invent; report what the session must know."""
+        """
+        Take received bytes: forward, drop, invent; report what the session must know.
+
+        Not to be called any more once the link is closed.
+        """
         self.bytes_received += len(data)
         if self._tail:
             # A long message is joined once, when all of it is there: no quadratic copying.
@@ -328,12 +333,14 @@ class BackendLink:
                     pos = end
                     run = end
                     query.on_done(self, self.status)
+                    if self.is_closed:
+                        return
                     continue
                 exchange = self.exchange
-                user = self.user_session
-                if exchange is None or user is None:
+                if exchange is None:
                     self._hostile("a ReadyForQuery that nobody asked for")
                     return
+                user = self._user()
                 steps = exchange.steps
                 at = exchange.at
                 if (
@@ -385,15 +392,21 @@ class BackendLink:
         """Send the invented replies whose turn it is."""
         steps = exchange.steps
         if steps is None:
-            return
-        user = self.user_session
+            raise AssertionError("only an exchange with steps has invented replies")
+        user = self._user()
         while exchange.at < len(steps) and steps[exchange.at].kind == STEP_INVENT:
             data = steps[exchange.at].data
             exchange.at += 1
-            if user is not None:
-                user.on_reply(data)
+            user.on_reply(data)
 
     # -- inside
+
+    def _user(self) -> LinkUser:
+        """The session whose exchange is under way."""
+        user = self.user_session
+        if user is None:
+            raise AssertionError("an exchange is some session's, or its connection is closed")
+        return user
 
     def _forward(self, data: bytes) -> None:
         if self._internal:
@@ -452,11 +465,10 @@ class BackendLink:
             self._hostile(f"an unexpected message of type {tag}")
             return True
         if tag == tags.COPY_IN_RESPONSE:
-            user = self.user_session
-            if user is not None:
-                user.on_reply(data[run:end])
-                exchange.copy_in = True
-                user.on_copy_in(self)
+            user = self._user()
+            user.on_reply(data[run:end])
+            exchange.copy_in = True
+            user.on_copy_in(self)
             return True
         if tag == tags.COPY_BOTH_RESPONSE or tag == tags.AUTHENTICATION:
             self._hostile(f"an unexpected message of type {tag}")
@@ -468,9 +480,7 @@ class BackendLink:
         ):
             exchange.commands += 1
             if self.watches:
-                watcher = self.user_session
-                if watcher is not None:
-                    watcher.on_completion(tag, data[pos:end])
+                self._user().on_completion(tag, data[pos:end])
         elif not (
             tag == tags.PARSE_COMPLETE
             or tag == tags.BIND_COMPLETE
@@ -479,22 +489,24 @@ class BackendLink:
             or tag == tags.NO_DATA
         ):
             return False
-        if exchange.steps is None:
+        steps = exchange.steps
+        if steps is None:
             exchange.replies += 1
             return False
-        return self._step(exchange, data, run, pos, end)
+        return self._step(exchange, steps, data, run, pos, end)
 
-    def _step(self, exchange: Exchange, data: bytes, run: int, pos: int, end: int) -> bool:
+    def _step(
+        self, exchange: Exchange, steps: list[Step], data: bytes, run: int, pos: int, end: int
+    ) -> bool:
         """
         The reply to one message of the exchange is complete: go on to the next step.
 
         True: it was forwarded or dropped, with the run before it. False: it may stay in the run,
         because nothing has to be put in behind it.
         """
-        steps = exchange.steps
-        user = self.user_session
-        if steps is None or user is None or exchange.at >= len(steps):
-            return False
+        if exchange.at >= len(steps):
+            return False  # of a hostile server
+        user = self._user()
         invents = steps[exchange.at].kind == STEP_INVENT
         if invents:
             # What was invented for the first messages waited for this, so that nothing had been
@@ -503,16 +515,13 @@ class BackendLink:
                 user.on_reply(data[run:pos])
                 run = pos
             self.advance(exchange)
-            if exchange.at >= len(steps):
-                user.on_reply(data[pos:end])
-                return True
         step = steps[exchange.at]
         message = step.message
         if message is not None and message.tag == tags.QUERY:
             # A Query at the end of a batch has any number of them; its ReadyForQuery ends it.
             if invents:
-                user.on_reply(data[pos:end])
-            return invents
+                raise AssertionError("what is invented before a Query waits for nothing")
+            return False
         exchange.at += 1
         if step.server_key:
             user.on_prepared(step.server_key)
@@ -556,9 +565,9 @@ class BackendLink:
             self._internal[0].on_error(fields)
             return
         exchange = self.exchange
-        user = self.user_session
-        if exchange is None or user is None:
+        if exchange is None:
             return
+        user = self._user()
         if exchange.copy_in:
             exchange.copy_in = False
             user.on_copy_failed()

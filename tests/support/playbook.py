@@ -269,8 +269,14 @@ class Playbook:
 
     def b(self, data: bytes) -> bytes:
         """The (first) server sends; what the client got for it."""
-        self.link.receive_from_backend(data)
+        self.from_server(0, data)
         return self.client.take()
+
+    def from_server(self, number: int, data: bytes) -> None:
+        """A server sends; as on a socket, nothing comes in from one that is closed."""
+        link = self.links[number]
+        if not link.is_closed:
+            link.receive_from_backend(data)
 
     def looked_at(self, *rows: bytes) -> None:
         """The proxy looks at what a transaction has left behind; these rows are the answer."""

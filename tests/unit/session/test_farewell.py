@@ -30,7 +30,7 @@ def test_read_is_run_again_although_the_server_has_warned() -> None:
     assert play.b(farewell()) == b""
     assert lose(play, 0) == b""
     assert play.links[1].wire.take() == READ  # type: ignore[attr-defined]
-    play.links[1].receive_from_backend(ROWS + READY)
+    play.from_server(1, ROWS + READY)
     assert play.client.take() == ROWS + READY
     assert play.broker.crashed_links == [play.links[0]]
 
@@ -53,7 +53,7 @@ def test_number_of_tries_is_limited(sqlstate: str, losses: int) -> None:
     for number in range(losses):
         assert said == b""
         if sqlstate:
-            play.links[number].receive_from_backend(farewell(sqlstate))
+            play.from_server(number, farewell(sqlstate))
         said = lose(play, number)
     assert sqlstate.encode() in said
     assert b"FATAL" in said

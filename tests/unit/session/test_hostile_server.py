@@ -61,13 +61,13 @@ def told(play: Playbook, problem: str) -> None:
 )
 def test_broken_message_ends_the_connection(sent: bytes, problem: str) -> None:
     play = writing()
-    play.link.receive_from_backend(sent)
+    play.from_server(0, sent)
     told(play, problem)
 
 
 def test_nothing_behind_a_broken_message_is_looked_at() -> None:
     play = writing()
-    play.link.receive_from_backend(frame(b"W", 4) + complete(b"INSERT 0 1") + READY)
+    play.from_server(0, frame(b"W", 4) + complete(b"INSERT 0 1") + READY)
     told(play, "an unexpected message of type 87")
 
 
@@ -96,7 +96,7 @@ def test_what_nobody_asked_for_ends_the_connection(sent: bytes) -> None:
     play = Playbook()
     play.f(query(b"BEGIN"))
     play.b(complete(b"BEGIN") + READY_T)
-    play.link.receive_from_backend(sent)
+    play.from_server(0, sent)
     assert b"C08P01\x00" in play.client.take()
     assert play.client.is_closed
     assert play.link.is_closed
@@ -105,7 +105,7 @@ def test_what_nobody_asked_for_ends_the_connection(sent: bytes) -> None:
 @pytest.mark.parametrize("sent", [READY, complete(b"SELECT 1"), row(b"x" * 100)[:20]])
 def test_what_an_idle_connection_makes_up_reaches_no_later_client(sent: bytes) -> None:
     play = Playbook()
-    play.link.receive_from_backend(sent)
+    play.from_server(0, sent)
     assert play.link.is_closed
     assert play.client.take() == b""
     assert not play.client.is_closed
@@ -158,7 +158,7 @@ def probing() -> Playbook:
 )
 def test_broken_answer_to_the_proxy_itself(sent: bytes, problem: str) -> None:
     play = probing()
-    play.link.receive_from_backend(sent)
+    play.from_server(0, sent)
     told(play, problem)
 
 
@@ -204,7 +204,7 @@ def test_connection_that_ends_while_it_is_cleaned_is_nobodys() -> None:
     play.f(query(b"BEGIN"))
     play.b(complete(b"BEGIN") + READY_T)
     play.session.on_frontend_lost()
-    play.link.receive_from_backend(frame(b"D", 6, b"\x00\x01"))
+    play.from_server(0, frame(b"D", 6, b"\x00\x01"))
     assert play.link.is_closed
     assert play.broker.free == []
     assert play.client.take() == b""

@@ -120,9 +120,9 @@ def test_client_that_leaves_in_the_middle_of_a_result_has_it_cancelled() -> None
     assert discarded(play) == ["client left in the middle of an exchange"]
     assert play.counters.by_cause == {"client_left_in_exchange": 1}
     # What still comes goes to nobody.
-    play.link.receive_from_backend(MANY_ROWS[-50:] + complete(b"SELECT 1"))
+    play.from_server(0, MANY_ROWS[-50:] + complete(b"SELECT 1"))
     assert play.client.take() == b""
-    play.link.receive_from_backend(READY)
+    play.from_server(0, READY)
     assert play.client.take() == b""
     assert play.broker.free == []
 
@@ -169,7 +169,7 @@ def test_client_that_leaves_while_its_settings_are_made() -> None:
     assert play.session.phase == APPLYING
     play.session.on_frontend_lost()
     assert play.link.is_closed
-    play.link.receive_from_backend(row(b"t") + complete(b"SELECT 1") + READY)
+    play.from_server(0, row(b"t") + complete(b"SELECT 1") + READY)
     assert play.client.take() == b""
     assert play.broker.free == []
 
@@ -181,7 +181,7 @@ def test_client_that_leaves_while_its_session_is_looked_at() -> None:
     assert play.session.phase == PROBING
     play.session.on_frontend_lost()
     assert play.link.is_closed
-    play.link.receive_from_backend(row(b"s", b"work_mem", b"1MB") + complete(b"SELECT 1") + READY)
+    play.from_server(0, row(b"s", b"work_mem", b"1MB") + complete(b"SELECT 1") + READY)
     assert play.session.phase == CLOSED
     assert play.session.state.desired == {}
 

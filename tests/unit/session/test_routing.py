@@ -125,7 +125,7 @@ def test_prepared_on_a_standby_executed_on_the_primary() -> None:
     assert play.b(READY) == b""
     assert play.broker.free == [play.link]
     done = backend.PARSE_COMPLETE + backend.BIND_COMPLETE + complete(b"DELETE 1") + READY
-    play.links[1].receive_from_backend(done)
+    play.from_server(1, done)
     assert play.client.take() == done
 
 
@@ -207,6 +207,50 @@ def test_route_hook_may_take_its_time(rule: Rule, routes: list[Route], reply: by
     assert play.server.take() == (b"" if reply else sent)
 
 
+def test_route_hook_refuses_what_an_execute_may_run() -> None:
+    """Whether the PREPARE before it fails is not known yet: each statement that it may run counts."""
+    play = routed()
+    play.f(parse(b"p", b"SELECT a FROM u") + frontend.SYNC)
+    play.b(backend.PARSE_COMPLETE + READY)
+    play.gate.routings[b"FROM u"] = refuse
+    first = parse(b"", b"PREPARE p AS SELECT a FROM v") + bind(b"") + execute()
+    sent = play.f(first + parse(b"", b"EXECUTE p") + bind(b"") + execute() + frontend.SYNC)
+    assert b"PREPARE p" in sent
+    assert b"EXECUTE p" not in sent
+    assert b"FROM u" not in sent
+    # The name in PREPARE is the proxy's own on the server: one more Parse, which is unseen.
+    done = backend.PARSE_COMPLETE + backend.BIND_COMPLETE + complete(b"PREPARE")
+    said = play.b(backend.PARSE_COMPLETE + done + error("42601", "syntax error") + READY)
+    assert said == done + NO + READY
+
+
+@pytest.mark.parametrize("hook", ["judge", "route"])
+def test_first_statement_of_several_in_one_parse_may_be_refused(hook: str) -> None:
+    """No server takes such a text; but it is not the proxy that should count on that."""
+    play = routed()
+    (play.gate.rules if hook == "judge" else play.gate.routings)[b"FROM u"] = refuse
+    assert play.f(parse(b"", b"SELECT a FROM u; SELECT a FROM v") + frontend.SYNC) == b""
+    assert play.client.take() == NO + READY
+
+
+def test_query_behind_a_parse_is_refused_in_its_own_place() -> None:
+    play = routed()
+    play.gate.routings[b"FROM u"] = refuse
+    sent = play.f(parse(b"s", b"SELECT a FROM t") + query(b"SELECT a FROM u"))
+    assert b"FROM t" in sent
+    assert b"FROM u" not in sent
+    said = play.b(backend.PARSE_COMPLETE + error("42601", "syntax error") + READY)
+    assert said == backend.PARSE_COMPLETE + NO + READY
+    assert list(play.session.intake.statements) == [b"s"]
+
+
+def test_route_hook_refuses_a_function_call() -> None:
+    play = routed()
+    play.gate.routings[b"FUNCTION CALL 1"] = refuse
+    assert play.f(FUNCTION_CALL) == b""
+    assert play.client.take() == NO + READY
+
+
 def test_late_route_for_a_client_that_has_gone_changes_nothing() -> None:
     play = routed()
     play.gate.slow_routes.append(b"FROM t")
@@ -283,7 +327,7 @@ def test_known_statements_are_promised_while_all_connections_are_taken() -> None
     play.broker.grant(play.links[1])
     assert b"SELECT 1" in play.wire_of(1).take()
     replies = backend.BIND_COMPLETE + complete(b"SELECT 1") + READY
-    play.links[1].receive_from_backend(backend.PARSE_COMPLETE + replies)
+    play.from_server(1, backend.PARSE_COMPLETE + replies)
     assert play.client.take() == replies
 
 
