@@ -71,8 +71,10 @@ test-python: $(VENV)/installed-test  ## the whole suite, interpreted
 
 # A copy of the tree, in which the libraries lie beside the sources and win on import.
 $(COMPILED)/made: $(SOURCES) | $(VENV)/installed-test
+	@touch $(VENV)/compiling
 	$(BIN)/python hatch_build.py $(COMPILED)
-	@touch $@
+	@# As old as its beginning: a source that changed meanwhile is compiled the next time.
+	@touch -r $(VENV)/compiling $@
 
 compiled: $(COMPILED)/made  ## the tree with its hot modules compiled, in build/compiled
 
