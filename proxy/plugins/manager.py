@@ -44,6 +44,11 @@ __all__ = ["CheckLine", "Installer", "PluginManager", "check_plugins"]
 logger = logging.getLogger("headgate.plugins")
 
 WORKER_THREADS: Final = 8
+_NO_PLACE: Final = ("name", "limit")
+"""Causes of a failed load that end when another plugin goes."""
+
+Stamps = tuple[tuple[str, int, int, int], ...]
+"""What `loader.stamps` gives."""
 
 # `list` names a method below.
 EventList = list[Event]
@@ -84,6 +89,8 @@ class PluginManager(Drained):
         self._counters = counters or Counters()
         self._records: dict[str, Record] = {}
         self._failed_paths: dict[Path, Record] = {}
+        self._gone: set[Path] = set()
+        """Files that have gone; a plugin that comes from another file now is replaced, not missing."""
         self._chain_number = 0
         self._members: dict[int, tuple[Generation, ...]] = {}
         self._chains: dict[int, HookChains] = {}
@@ -308,14 +315,15 @@ class PluginManager(Drained):
                         kinds.FAILED, failed.plugin, cause=failed.cause, message=failed.message
                     )
                 ]
-            for record in [r for r in self._all() if r.path.parent == directory]:
-                if record.path not in paths:
-                    found.append(self._take_out(record, kinds.UNLOADED))
-                    self._forget(record)
+            self._gone = {
+                r.path for r in self._all() if r.path.parent == directory and r.path not in paths
+            }
             for path in paths:
                 record_here = self._record_of(path)
                 seen = await asyncio.to_thread(stamps, path)
                 is_same = record_here is not None and record_here.stamps == seen
+                if self._gone and record_here is not None and record_here.error_cause in _NO_PLACE:
+                    is_same = False
                 if is_same and not is_forced:
                     continue
                 if record_here is not None:
@@ -324,67 +332,103 @@ class PluginManager(Drained):
                     elif record_here.is_unloaded:
                         continue
                 found.append(await self._load(path, record_here))
+            for record in [r for r in self._all() if r.path in self._gone]:
+                found.append(self._take_out(record, kinds.UNLOADED))
+                self._forget(record)
+            self._gone = set()
         return found
 
-    async def _load(self, path: Path, record: Record | None) -> Event:
-        """Load or replace what is at a path. Never raises; holds `_lock`."""
+    async def _load(self, path: Path, before: Record | None) -> Event:
+        """
+        Load or replace what is at a path. Never raises; holds `_lock`.
+
+        `before` is the plugin that the file was, which it may be no more: its name stands in the
+        manifest. Until the new one is Initialized nothing is taken out.
+        """
         builder = self._prepare()
         seen = await asyncio.to_thread(stamps, path)
-        source: Source | None = None
+        record: Record | None = None
         try:
             source = await asyncio.to_thread(builder.read, path)
-            record = self._claim(path, source, record)
-            record.stamps = seen
+            record = self._claim(path, source)
             if not builder.override(record.name).enabled:
                 record.is_disabled = True
             if record.is_disabled:
+                if self._settle(path, seen, before, record):
+                    self._install()
                 record.source = source
                 record.error = ""
                 return self._take_out(record, kinds.DISABLED)
             generation = await builder.build(source, record.loads + 1, record.stats)
         except PluginFailed as failed:
-            return self._load_failed(path, seen, record, failed)
+            return self._load_failed(path, seen, before, record, failed)
         except Exception as defect:
             # A defect of ours must not end the watcher, nor what is running.
             logger.exception("loading %s", path)
             problem = PluginFailed(path.stem, "host", f"{path}: {defect!r}")
-            return self._load_failed(path, seen, record, problem)
-        return await self._activate(record, source, generation)
+            return self._load_failed(path, seen, before, record, problem)
+        try:
+            await asyncio.to_thread(builder.trust.accepted, source)
+        except (OSError, PluginFailed) as error:
+            generation.remove()
+            problem = PluginFailed(record.name, "trust", str(error))
+            return self._load_failed(path, seen, before, record, problem)
+        # From here on nothing can fail and nothing waits.
+        self._settle(path, seen, before, record)
+        return self._activate(record, source, generation)
 
-    def _claim(self, path: Path, source: Source, record: Record | None) -> Record:
-        """The record for a source's name; refused if another file has that name already."""
+    def _claim(self, path: Path, source: Source) -> Record:
+        """The record for a source's name, maybe a new one; PluginFailed if another file has it."""
         name = source.manifest.name
         other = self._records.get(name)
-        if other is not None and other.path != path and other.generation is not None:
-            raise PluginFailed(
-                name, "name", f"{path}: {other.path} has the same name; expected another one"
-            )
         if other is None:
             limit = self.settings.limits.plugins
-            active = sum(1 for r in self._records.values() if r.generation is not None)
+            leaving = {path, *self._gone}
+            staying = [r for r in self._records.values() if r.path not in leaving]
+            active = sum(1 for r in staying if r.generation is not None)
             if active >= limit:
                 raise PluginFailed(
                     name, "limit", f"{path}: {active} plugins are loaded; the limit is {limit}"
                 )
-            other = Record(name, path)
-        if record is not None and record is not other:
-            # The file at this path was another plugin before, or had failed before it had a name.
-            if record.generation is not None:
-                self._take_out(record, kinds.UNLOADED)
-            self._forget(record)
-        other.path = path
-        self._records[name] = other
+            return Record(name, path)
+        is_elsewhere = other.path != path and other.path not in self._gone
+        if is_elsewhere and other.generation is not None:
+            raise PluginFailed(
+                name, "name", f"{path}: {other.path} has the same name; expected another one"
+            )
         return other
+
+    def _settle(self, path: Path, seen: Stamps, before: Record | None, record: Record) -> bool:
+        """The file is this plugin's now. True: what it was before goes, at the next exchange."""
+        is_leaving = False
+        if before is not None and before is not record:
+            old = before.generation
+            if old is not None:
+                is_leaving = True
+                self._retire(before, old)
+                self._tell_out(before, kinds.UNLOADED, old)
+            self._forget(before)
+        self._failed_paths.pop(path, None)
+        record.path = path
+        record.stamps = seen
+        self._records[record.name] = record
+        return is_leaving
 
     def _load_failed(
         self,
         path: Path,
-        seen: tuple[tuple[str, int, int, int], ...],
+        seen: Stamps,
+        before: Record | None,
         record: Record | None,
         failed: PluginFailed,
     ) -> Event:
-        known = record if record is not None else self._records.get(failed.plugin)
-        if known is None or known.path != path:
+        """Note it where people look: at the plugin that still runs from this file, else its own."""
+        if record is not None and (before is None or before.generation is None):
+            self._settle(path, seen, before, record)
+            known = record
+        elif before is not None:
+            known = before
+        else:
             known = Record(failed.plugin, path)
             self._failed_paths[path] = known
         known.stamps = seen
@@ -403,20 +447,11 @@ class PluginManager(Drained):
             message=failed.message,
         )
 
-    async def _activate(self, record: Record, source: Source, generation: Generation) -> Event:
+    def _activate(self, record: Record, source: Source, generation: Generation) -> Event:
         old = record.generation
-        try:
-            await asyncio.to_thread(self._prepare().trust.accepted, source)
-        except (OSError, PluginFailed) as error:
-            generation.remove()
-            return self._load_failed(
-                record.path, record.stamps, record, PluginFailed(record.name, "trust", str(error))
-            )
-        # From here on nothing can fail and nothing waits.
         record.loads += 1
         record.source = source
         record.error = record.error_cause = ""
-        self._failed_paths.pop(record.path, None)
         generation.life.advance(State.ACTIVE)
         record.generation = generation
         if old is not None:
@@ -437,6 +472,9 @@ class PluginManager(Drained):
         if old is not None:
             self._retire(record, old)
             self._install()
+        return self._tell_out(record, kind, old)
+
+    def _tell_out(self, record: Record, kind: str, old: Generation | None) -> Event:
         return self.events.add(
             kind,
             record.name,

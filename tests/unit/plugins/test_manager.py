@@ -354,3 +354,89 @@ async def test_grants_of_the_test_helper_are_real_permissions():
     from proxy.plugins.permissions import KNOWN
 
     assert set(ALL_GRANTS) <= KNOWN
+
+
+def move(directory, old, new):
+    for suffix in (".toml", ".wasm"):
+        (directory / f"{old}{suffix}").rename(directory / f"{new}{suffix}")
+
+
+async def test_a_file_of_another_name_is_a_replacement(tmp_path, manager, pipeline):
+    put(tmp_path, "guard-1.0", BLOCK, manifest("guard"))
+    await manager.start()
+    installed = pipeline.installs
+    move(tmp_path, "guard-1.0", "guard-1.1")
+    assert [event.kind for event in await manager.reload()] == ["replaced"]
+    # One exchange: there was no moment without the policy.
+    assert pipeline.installs == installed + 1
+    assert names(pipeline) == ["guard"]
+    assert manager.get("guard")["generation"] == 2
+    assert [event.kind for event in await manager.reload()] == []
+
+
+async def test_whoever_waited_for_a_name_takes_it_over(tmp_path, manager, pipeline):
+    put(tmp_path, "guard-1.0", BLOCK, manifest("guard"))
+    await manager.start()
+    put(tmp_path, "guard-1.1", BLOCK, manifest("guard", "1.1.0"))
+    assert [event.cause for event in await manager.reload()] == ["name"]
+    installed = pipeline.installs
+    for path in tmp_path.glob("guard-1.0.*"):
+        path.unlink()
+    assert [event.kind for event in await manager.reload()] == ["replaced"]
+    assert pipeline.installs == installed + 1
+    assert manager.get("guard")["version"] == "1.1.0"
+    assert [plugin["name"] for plugin in manager.list()] == ["guard"]
+
+
+async def test_a_broken_file_of_another_name_leaves_the_old_one(tmp_path, manager, pipeline):
+    put(tmp_path, "guard-1.0", BLOCK, manifest("guard"))
+    await manager.start()
+    for path in tmp_path.glob("guard-1.0.*"):
+        path.unlink()
+    put(tmp_path, "guard-1.1", "(module)", manifest("guard", "1.1.0"))
+    assert [event.kind for event in await manager.reload()] == ["load_failed"]
+    assert names(pipeline) == ["guard"]
+    shown = manager.get("guard")
+    assert (shown["status"], shown["version"], shown["error_cause"]) == (
+        "active",
+        "1.0.0",
+        "module",
+    )
+    assert pipeline.chains.points[PRE_QUERY][0].call(INPUT) == BLOCKED
+    put(tmp_path, "guard-1.1", ALLOW, manifest("guard", "1.1.0"))
+    assert [event.kind for event in await manager.reload()] == ["replaced"]
+    assert manager.get("guard")["load_failures"] == 1
+
+
+async def test_a_file_that_becomes_another_plugin_replaces_the_one_it_was(
+    tmp_path, manager, pipeline
+):
+    put(tmp_path, "p", BLOCK, manifest("old"))
+    await manager.start()
+    put(tmp_path, "p", "(module)", manifest("new"))
+    assert [event.kind for event in await manager.reload()] == ["load_failed"]
+    # Nothing is taken out for something that does not load.
+    assert names(pipeline) == ["old"]
+    assert "no export memory" in manager.get("old")["error"]
+    installed = pipeline.installs
+    put(tmp_path, "p", ALLOW, manifest("new"))
+    assert [event.kind for event in await manager.reload()] == ["loaded"]
+    assert pipeline.installs == installed + 1
+    assert names(pipeline) == ["new"]
+    assert [plugin["name"] for plugin in manager.list()] == ["new"]
+    assert manager.events.counts["unloaded"] == 1
+    await until(lambda: not manager._tasks)
+
+
+async def test_one_over_the_limit_comes_when_there_is_room(tmp_path, pipeline):
+    manager = make_manager(tmp_path, pipeline, limits=PluginLimits(plugins=1))
+    put(tmp_path, "a", ALLOW, manifest("a"))
+    put(tmp_path, "b", ALLOW, manifest("b"))
+    await manager.start()
+    assert names(pipeline) == ["a"]
+    assert manager.get("b")["error_cause"] == "limit"
+    for path in tmp_path.glob("a.*"):
+        path.unlink()
+    await manager.reload()
+    assert names(pipeline) == ["b"]
+    await manager.stop()
