@@ -13,7 +13,7 @@ within one call of the link's `receive_from_backend`: only waiting takes a turn 
 """
 
 from proxy.errors import Refusal
-from proxy.protocol import backend, frontend, tags
+from proxy.protocol import backend, tags
 from proxy.routing.route import READ, ROUTE_DEFAULT, WRITE
 from proxy.session import admission, dispatch, namespace, outcome
 from proxy.session.ending import Cleanup, SwallowSync
@@ -411,8 +411,7 @@ class Conversation(Relay):
             exchange.capture = []
         link.exchange = exchange
         link.watches = self._gate.observes and bool(exchange.running)
-        holds_sync = self._may_copy and dispatch.ends_in_execute(batch)
-        if holds_sync:
+        if self._may_copy and dispatch.ends_in_execute(batch):
             # The server drops a Sync that comes while it waits for CopyData, but answers it if the
             # COPY fails before: which of both is known when the replies are there.
             exchange.owes_sync = True
@@ -420,9 +419,7 @@ class Conversation(Relay):
         data = dispatch.render(
             exchange, batch, link, self.intake, self._tuning.max_prepared_statements
         )
-        if holds_sync:
-            data = data[: -len(frontend.SYNC)] + frontend.FLUSH
-        link.send(data)
+        link.send(dispatch.with_flush(data, batch, exchange, self._may_copy))
         if exchange.steps is not None and not dispatch.can_wait(exchange):
             link.advance(exchange)
 

@@ -14,6 +14,7 @@ from proxy.session import namespace
 from proxy.session.exchange import (
     BOUND,
     DROP,
+    END_CUT,
     END_FUNCTION_CALL,
     END_QUERY,
     END_SYNC,
@@ -326,6 +327,15 @@ def render(
     if run < len(data):
         pieces.append(data[run:])
     return b"".join(pieces)
+
+
+def with_flush(data: bytes, batch: Batch, exchange: Exchange, may_copy: bool) -> bytes:
+    """What is sent for a batch: with a Flush where its replies must come before anything else."""
+    if exchange.owes_sync:
+        return data[: -len(frontend.SYNC)] + frontend.FLUSH
+    if batch.end == END_CUT and (may_copy or exchange.effects is not None):
+        return data + frontend.FLUSH
+    return data
 
 
 def _forward_step(message: Message) -> Step:

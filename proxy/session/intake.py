@@ -8,7 +8,7 @@ server, no replies. Raises only ProtocolViolation.
 
 from typing import Final, final
 
-from proxy.errors import ProtocolViolation, Refusal
+from proxy.errors import ProtocolViolation
 from proxy.protocol import tags
 from proxy.session import namespace
 from proxy.session.exchange import (
@@ -22,6 +22,14 @@ from proxy.session.exchange import (
     Prepared,
 )
 from proxy.session.ports import Classifier
+from proxy.session.refusals import (
+    malformed,
+    no_string,
+    statement_exists,
+    too_long,
+    too_short,
+    unknown_statement,
+)
 from proxy.session.state import local_planning
 from proxy.sql.statement import StatementFacts, TextFacts
 
@@ -41,26 +49,6 @@ MAX_MESSAGE_BYTES: Final = 0x3FFFFFFE
 
 SMALL_MESSAGE_BYTES: Final = 10_000
 """Longest message of a type that holds names only (PostgreSQL's PQ_SMALL_MESSAGE_LIMIT)."""
-
-
-def malformed(problem: str) -> Refusal:
-    """What PostgreSQL answers to a message whose fields do not fit its length."""
-    return Refusal("08P01", problem)
-
-
-def no_string() -> Refusal:
-    """A String without its end."""
-    return malformed("invalid string in message")
-
-
-def too_short() -> Refusal:
-    """A message that ends before its last field."""
-    return malformed("insufficient data left in message")
-
-
-def too_long() -> Refusal:
-    """A message that goes on behind its last field."""
-    return malformed("invalid message format")
 
 
 def is_long_type(tag: int) -> bool:
@@ -91,14 +79,6 @@ def check_type(tag: int) -> None:
     raise ProtocolViolation(f"invalid frontend message type {tag}")
 
 
-def unknown_statement(name: bytes) -> Refusal:
-    """What PostgreSQL answers to a statement name that it does not know."""
-    if not name:
-        return Refusal("26000", "unnamed prepared statement does not exist")
-    shown = name.decode("utf-8", "replace")
-    return Refusal("26000", f'prepared statement "{shown}" does not exist')
-
-
 @final
 class Intake:
     """Bytes of one client in, batches out."""
@@ -110,6 +90,7 @@ class Intake:
         "_classifier",
         "_described",
         "_group",
+        "_has_command",
         "_have",
         "_max_message_bytes",
         "_messages",
@@ -150,6 +131,7 @@ class Intake:
         self.planning = b""
         self.was_rewritten = False
         self._group = 0
+        self._has_command = False  # the batch runs a command on prepared statements
         self.statements: dict[bytes, Prepared] = {}
         self.foreign: dict[bytes, Prepared] = {}  # made by SQL PREPARE
         self.unnamed: Prepared | None = None
@@ -226,6 +208,9 @@ class Intake:
                 return None
             start = self._pos
             tag = self._buffer[start]
+            if self._has_command and self._names_statement(tag, start + HEADER_BYTES, end):
+                # What that means is known when the command has run.
+                return self._take(END_CUT)
             self._pos = end
             if tag == tags.QUERY:
                 message = Message(tag, start - self._base, end - self._base)
@@ -263,6 +248,7 @@ class Intake:
 
     def skip_to_sync(self) -> bool:
         """After an error: drop messages up to and with the Sync; True when that was there."""
+        self._has_command = False
         messages = self._messages
         while messages:
             self.restore(messages.pop())
@@ -450,8 +436,20 @@ class Intake:
             self._group += 1
         self._messages = []
         self._described = 0
+        self._has_command = False
         self._base = pos
         return batch
+
+    def _names_statement(self, tag: int, body: int, end: int) -> bool:
+        """Whether a message is about a statement that has a name."""
+        buffer = self._buffer
+        if tag == tags.BIND:
+            body = buffer.find(0, body, end) + 1
+        elif tag == tags.DESCRIBE or tag == tags.CLOSE:
+            body = body + 1 if buffer[body : body + 1] == b"S" else end
+        elif tag != tags.PARSE:
+            return False
+        return body < end and buffer[body] != 0
 
     def _query(self, message: Message, start: int, end: int) -> Batch:
         body = start + HEADER_BYTES
@@ -506,9 +504,8 @@ class Intake:
         name = buffer[body:name_end]
         message.name = name
         if name in self.statements or name in self.foreign:
-            shown = name.decode("utf-8", "replace")
             message.is_duplicate = True
-            message.refusal = Refusal("42P05", f'prepared statement "{shown}" already exists')
+            message.refusal = statement_exists(name)
             return
         self.statements[name] = prepared
 
@@ -540,6 +537,8 @@ class Intake:
         ):
             # It would be read in another way if it had to be prepared anew where it runs now.
             message.prepared = self._as_raw(prepared)
+        if prepared.is_special and not prepared.is_foreign:
+            self._has_command = True
         self._note_execution(OPAQUE_TEXT if prepared.is_foreign else prepared.sql_facts)
 
     def _as_raw(self, prepared: Prepared) -> Prepared:

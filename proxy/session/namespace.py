@@ -191,9 +191,10 @@ def note_effects(
 
 
 def apply_effects(exchange: Exchange, intake: "Intake", link: "BackendLink") -> None:
-    """The exchange is over: what its commands really did to the names."""
+    """All replies have come: what the commands so far really did to the names."""
     effects = exchange.effects
     exchange.effects = None
+    exchange.gone = None
     if effects is None:
         return
     for effect in effects:
@@ -297,10 +298,16 @@ def _characters(text: bytes) -> int:
     return len(text.decode("utf-8", "replace"))
 
 
-def with_client_names(reply: bytes, renaming: Renaming) -> bytes:
+def with_client_names(reply: bytes, exchange: Exchange, link: "BackendLink") -> bytes:
     """An ErrorResponse (a frame) that speaks of the client's names and text again."""
     body = reply[5:]
+    renaming = exchange.renaming or Renaming()
     names = renaming.names
+    for batch in exchange.batches:
+        for message in batch.messages:
+            prepared = message.prepared
+            if prepared is not None and prepared.key in link.prepared:
+                names[link.prepared[prepared.key]] = message.name
     for name in names:
         body = body.replace(b'"' + name + b'"', b'"' + names[name] + b'"')
     at = body.find(b"\x00P")

@@ -93,8 +93,8 @@ def on_error(
             exchange.is_open = True
             exchange.owes_sync = is_own
     link.unnamed = None
-    if exchange.renaming is not None:
-        reply = namespace.with_client_names(reply, exchange.renaming)
+    if exchange.renaming is not None or namespace.SERVER_NAMES in reply:
+        reply = namespace.with_client_names(reply, exchange, link)
     exchange.is_failed = True
     exchange.sqlstate = sqlstate
     exchange.error = message

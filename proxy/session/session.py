@@ -11,6 +11,7 @@ from typing import final
 from proxy.errors import ProtocolViolation, Refusal
 from proxy.protocol import backend, frontend, tags
 from proxy.routing.route import WRITE
+from proxy.session import namespace
 from proxy.session.conversation import Conversation
 from proxy.session.ending import Cleanup
 from proxy.session.exchange import Exchange
@@ -207,12 +208,15 @@ class Session(Conversation):
                     return False
                 steps = exchange.steps
                 if steps is not None and exchange.at < len(steps):
-                    if exchange.owes_sync or self._may_copy:
-                        # A Sync is dropped by the server if one of the replies is CopyInResponse.
+                    if exchange.owes_sync or self._may_copy or exchange.effects is not None:
+                        # A Sync is dropped by the server if one of the replies is CopyInResponse;
+                        # names are known again when the commands on them are complete.
                         return False
                 elif exchange.owes_sync:
                     self._close_group(exchange, link)
                     return False
+                elif exchange.effects is not None:
+                    namespace.apply_effects(exchange, intake, link)
                 batch = intake.next_batch()
                 if batch is None:
                     return True

@@ -97,6 +97,13 @@ def each(*texts: str) -> list[bytes | Until]:
         pytest.param([run("DEALLOCATE ALL") + FLUSH, Until(b"C"),
                       run("PREPARE foo AS SELECT 'sql'") + SYNC, READY, *each("EXECUTE foo")],
                      id="from one to the other, in an open group"),
+        pytest.param([run("DEALLOCATE foo") + parse("foo", "SELECT 2") + bind("foo") + execute()
+                      + run("EXECUTE foo") + SYNC, READY], id="taken again in a pipeline"),
+        pytest.param([run("EXECUTE foo(3)") + close("S", "foo") + SYNC, READY],
+                     id="closed behind its use in a pipeline"),
+        pytest.param([run("PREPARE p AS SELECT 3") + bind("p") + execute() + describe("S", "p")
+                      + run("DEALLOCATE p") + bind("p") + SYNC, READY],
+                     id="made in SQL and used in a pipeline"),
         pytest.param([run("DEALLOCATE ALL") + SYNC, READY], id="DEALLOCATE ALL, extended"),
         pytest.param([run("SELECT 1") + query("EXECUTE foo(7)"), READY],
                      id="EXECUTE behind messages without Sync"),

@@ -249,6 +249,36 @@ def test_a_pipeline_without_end_goes_on_in_parts() -> None:
     assert (last.end, last.data) == (END_SYNC, frontend.SYNC)
 
 
+@pytest.mark.parametrize(
+    ("message", "is_cut"),
+    [
+        (parse(b"a", b"SELECT 1"), True),
+        (bind(b"a"), True),
+        (frontend.Describe(frontend.STATEMENT, b"a").encode(), True),
+        (frontend.Close(frontend.STATEMENT, b"a").encode(), True),
+        (parse(b"", b"SELECT 1"), False),
+        (bind(b""), False),
+        (frontend.Describe(frontend.STATEMENT, b"").encode(), False),
+        (frontend.Close(frontend.PORTAL, b"a").encode(), False),
+        (execute(b"a"), False),
+        (raw(b"D"), False),
+        (raw(b"P"), False),
+    ],
+)
+def test_a_name_behind_a_command_on_names_waits_for_it(message: bytes, is_cut: bool) -> None:
+    intake = make()
+    group = parse(b"", b"DEALLOCATE a") + bind(b"") + execute()
+    intake.feed(group + message + frontend.SYNC)
+    batch = intake.next_batch()
+    assert batch is not None
+    whole = group + message + frontend.SYNC
+    assert (batch.end, batch.data) == ((END_CUT, group) if is_cut else (END_SYNC, whole))
+    if is_cut:
+        rest = intake.next_batch()
+        assert rest is not None
+        assert (rest.end, rest.data) == (END_SYNC, message + frontend.SYNC)
+
+
 def test_copy_data_of_nobody_is_swallowed() -> None:
     """protocol-flow, COPY: outside of COPY these are ignored."""
     intake = make()

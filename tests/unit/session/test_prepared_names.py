@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.protocol import backend, frontend
-from tests.support.playbook import FakeWire, Playbook, bind, execute, parse, query
+from tests.support.playbook import (
+    READY,
+    FakeWire,
+    Playbook,
+    bind,
+    complete,
+    error,
+    execute,
+    parse,
+    query,
+)
 from tests.support.small_postgres import SmallPostgres
 
 NAMES = [b"a", b"b"]
@@ -72,26 +82,21 @@ messages = st.one_of(
     st.builds(parse, st.sampled_from([b"", b"b"]), st.sampled_from(COMMANDS)),
     # Only of a: what is bound and not executed must do nothing to names.
     st.just(bind(b"a")),
+    st.just(bind(b"b") + execute()),
     st.builds(close, any_names),
     st.builds(describe, any_names),
-    st.sampled_from(TEXTS).map(run),
+    st.sampled_from(TEXTS + COMMANDS).map(run),
 )
-# A command on names in a group that goes on to name statements is judged by what they mean at the
-# group's end; no driver sends one.
-groups = st.lists(messages, max_size=5).flatmap(
+groups = st.lists(messages, max_size=6).flatmap(
     lambda found: st.one_of(
-        st.sampled_from(COMMANDS).map(lambda text: b"".join(found) + run(text) + SYNC),
-        names.map(lambda name: b"".join(found) + bind(name) + execute() + SYNC),
+        st.just(b"".join(found) + SYNC),
         st.sampled_from(COMMANDS).map(lambda text: b"".join(found) + query(text) + SYNC),
     )
 )
 queries = st.lists(st.sampled_from(COMMANDS), min_size=1, max_size=3).map(
     lambda found: query(b"; ".join(found))
 )
-pipelines = st.lists(st.sampled_from(COMMANDS), min_size=2, max_size=4).map(
-    lambda found: b"".join([*(run(text) for text in found), SYNC])
-)
-scripts = st.lists(groups | queries | pipelines, max_size=8)
+scripts = st.lists(groups | queries, max_size=8)
 
 
 @given(scripts)
@@ -132,6 +137,17 @@ ABORTED = b"C25P02"
         pytest.param([parse(b"a", TEXTS[0]) + SYNC, run(b"DISCARD ALL")
                       + run(b"PREPARE a AS SELECT 4") + query(b"EXECUTE a"),
                       query(b"EXECUTE a")], [], id="given away before a Query"),
+        pytest.param([parse(b"a", TEXTS[0]) + SYNC, run(b"DEALLOCATE a") + parse(b"a", TEXTS[1])
+                      + bind(b"a") + execute() + run(b"EXECUTE a") + SYNC], [],
+                     id="taken again in a pipeline"),
+        pytest.param([parse(b"a", TEXTS[0]) + SYNC, run(b"DEALLOCATE b") + parse(b"a", TEXTS[1])
+                      + SYNC, bind(b"a") + execute() + SYNC], [b"C26000"],
+                     id="not taken again behind an error"),
+        pytest.param([run(b"PREPARE a AS SELECT 4") + bind(b"a") + execute() + describe(b"a")
+                      + close(b"a") + bind(b"a") + SYNC], [b"C26000"],
+                     id="made in SQL and used in a pipeline"),
+        pytest.param([parse(b"a", TEXTS[0]) + SYNC, run(b"EXECUTE a") + close(b"a") + SYNC,
+                      query(b"EXECUTE a")], [b"C26000"], id="closed behind its use"),
         pytest.param([parse(b"a", TEXTS[0]) + parse(b"b", b"DEALLOCATE a") + describe(b"b") + SYNC,
                       bind(b"a") + execute() + bind(b"b") + execute() + run(b"EXECUTE a") + SYNC],
                      [b'C26000\x00Mprepared statement "a" does not exist'],
@@ -177,3 +193,13 @@ def test_the_oldest_statements_are_closed_and_none_of_the_batch() -> None:
     replies = served.send(together + SYNC)
     assert replies.count(backend.BIND_COMPLETE) == 4
     assert len(served.servers[0].statements) == len(served.play.link.prepared) == 4
+
+
+def test_an_error_of_a_bind_speaks_of_the_clients_name() -> None:
+    play = Playbook()
+    play.f(parse(b"a", b"SELECT 1") + parse(b"b", b"SELECT 2") + SYNC)
+    play.b(backend.PARSE_COMPLETE * 2 + READY)
+    play.f(bind(b"a") + execute() + bind(b"b") + execute() + SYNC)
+    play.b(backend.BIND_COMPLETE + complete(b"SELECT 1"))
+    told = 'bind message supplies 0 parameters, but prepared statement "%s" requires 1'
+    assert play.b(error("08P01", told % "headgate_2") + READY) == error("08P01", told % "b") + READY
