@@ -577,6 +577,15 @@ def misread(node: str) -> Refusal:
     )
 
 
+def no_block() -> Refusal:
+    """A transaction block where each statement may go to another server connection."""
+    return Refusal(
+        "08P01",
+        "transaction blocks are not allowed in statement pooling mode",
+        hint="Use pool mode transaction for this database.",
+    )
+
+
 def changed_too_late() -> Refusal:
     """A plugin wants another text where none can be put in its place any more."""
     return Refusal(

@@ -16,6 +16,7 @@ from proxy.errors import Refusal
 from proxy.protocol import backend, tags
 from proxy.routing.route import READ, ROUTE_DEFAULT, WRITE
 from proxy.session import admission, dispatch, namespace, outcome
+from proxy.session.columns import look_at_columns
 from proxy.session.ending import Cleanup, SwallowSync
 from proxy.session.exchange import END_CUT, END_FLUSH, END_QUERY, Batch, Exchange, Message
 from proxy.session.inspection import VERDICT_REFUSE, Inspection
@@ -266,8 +267,7 @@ class Conversation(Relay):
         if link is None:
             if self.phase != WAITING:
                 return
-            known = self._welcomes.prepared(self.client.database, self.client.user)
-            if not exchange.sent and dispatch.only_prepares(batch, known):
+            if not exchange.sent and dispatch.only_prepares(batch, self.known_statements()):
                 self._broker.withdraw(self)
                 self._answer(exchange, batch)
                 return
@@ -387,6 +387,9 @@ class Conversation(Relay):
 
     def _give(self, exchange: Exchange, link: BackendLink) -> None:
         """Send the exchange's last batch to the server."""
+        if self.intake.relies_on_columns and look_at_columns(self, exchange, link):
+            self.phase = APPLYING
+            return
         batch = exchange.batches[-1]
         self.phase = BUSY
         exchange.node = link.node
@@ -527,13 +530,7 @@ class Conversation(Relay):
                 self.drain()
                 return
         elif self._tuning.mode == POOL_STATEMENT:
-            self.fatal(
-                Refusal(
-                    "08P01",
-                    "transaction blocks are not allowed in statement pooling mode",
-                    hint="Use pool mode transaction for this database.",
-                )
-            )
+            self.fatal(admission.no_block())
             return
         self.pump()
 

@@ -83,7 +83,7 @@ def is_answered(batch: Batch, parse: Message) -> bool:
     return False
 
 
-def only_prepares(batch: Batch, known: dict[bytes, None]) -> bool:
+def only_prepares(batch: Batch, known: dict[bytes, bytes]) -> bool:
     """Whether a batch does nothing but prepare statements that a server has prepared before."""
     if batch.end != END_SYNC:
         return False
@@ -251,6 +251,11 @@ def render(
                     prepared = prepared.under(intake.planning)
                     message.prepared = prepared
                     name = link.prepared.get(prepared.key)
+                    if tag == tags.DESCRIBE and message.name in intake.statements:
+                        # The client is told of these columns now.
+                        intake.statements[message.name] = prepared
+                if tag == tags.DESCRIBE and steps is None:
+                    steps = _steps_before(batch, index)
                 used.add(prepared.key)
                 if run < message.start:
                     pieces.append(data[run : message.start])
@@ -343,7 +348,7 @@ def _forward_step(message: Message) -> Step:
     tag = message.tag
     if tag == tags.BIND:
         return BOUND
-    if tag == tags.PARSE or tag == tags.CLOSE or tag == tags.FUNCTION_CALL:
+    if tag == tags.PARSE or tag == tags.CLOSE or tag == tags.FUNCTION_CALL or message.is_statement:
         return Step(STEP_FORWARD, b"", message, b"")
     return FORWARD
 

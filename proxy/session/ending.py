@@ -37,6 +37,9 @@ class Cleanup(InternalQuery):
     def on_row(self, values: list[bytes | None]) -> None:
         """Neither command returns rows."""
 
+    def on_columns(self, body: bytes) -> None:
+        """Of no interest."""
+
     def on_error(self, fields: dict[str, str]) -> None:
         """A connection that cannot be cleaned is closed."""
         self._failed = True
@@ -76,6 +79,9 @@ class SwallowSync(InternalQuery):
 
     def on_row(self, values: list[bytes | None]) -> None:
         """A Sync returns no rows."""
+
+    def on_columns(self, body: bytes) -> None:
+        """Of no interest."""
 
     def on_error(self, fields: dict[str, str]) -> None:
         """Nothing was executed: whatever it is, the status byte says where we are."""

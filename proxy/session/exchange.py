@@ -55,10 +55,12 @@ class Prepared:
     is_raw    parsed while the parser here could not be trusted (rule 37): judged as raw text for good
     answer    a plugin's answer at Parse, for the executions in the same exchange
     is_described  the client has asked what columns it has, and may rely on them
+    columns   what it was told of them when it described the statement; see `session.columns`
     """
 
     __slots__ = (
         "answer",
+        "columns",
         "facts",
         "group",
         "is_described",
@@ -89,6 +91,7 @@ class Prepared:
         self.is_foreign = False
         self.is_special = False
         self.is_described = False
+        self.columns = b""
         self.planning = planning
         self.group = 0
         self.judged_in: Exchange | None = None
@@ -104,6 +107,7 @@ class Prepared:
         other.is_raw = self.is_raw
         other.is_special = self.is_special
         other.is_described = self.is_described
+        other.columns = self.columns
         other.answer = self.answer
         return other
 

@@ -104,6 +104,7 @@ class Intake:
         "is_unsettled",
         "is_utf8",
         "planning",
+        "relies_on_columns",
         "statements",
         "unnamed",
         "was_rewritten",
@@ -130,6 +131,7 @@ class Intake:
         self.is_unsettled = False  # what runs in this Sync group may make it unsafe
         self.planning = b""
         self.was_rewritten = False
+        self.relies_on_columns = False  # a statement is bound that was described under other plans
         self._group = 0
         self._has_command = False  # the batch runs a command on prepared statements
         self.statements: dict[bytes, Prepared] = {}
@@ -529,6 +531,8 @@ class Intake:
         if prepared is None:
             message.refusal = unknown_statement(message.name)
             return
+        if prepared.columns and prepared.planning != self.planning:
+            self.relies_on_columns = True
         if (
             prepared.group != self._group
             and not prepared.is_raw

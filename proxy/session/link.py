@@ -21,6 +21,7 @@ from proxy.session.exchange import (
     STEP_DROP,
     STEP_INVENT,
     Exchange,
+    Message,
     Prepared,
     Step,
 )
@@ -45,6 +46,10 @@ class InternalQuery(ABC):
     @abstractmethod
     def on_row(self, values: list[bytes | None]) -> None:
         """One DataRow."""
+
+    @abstractmethod
+    def on_columns(self, body: bytes) -> None:
+        """A RowDescription, or NoData (b"")."""
 
     @abstractmethod
     def on_error(self, fields: dict[str, str]) -> None:
@@ -82,6 +87,10 @@ class LinkUser(Waiter):
     @abstractmethod
     def on_prepared(self, key: bytes) -> None:
         """The server has prepared the statement with this key."""
+
+    @abstractmethod
+    def on_described(self, message: Message, body: bytes) -> None:
+        """The RowDescription of a statement, or NoData (b"")."""
 
     @abstractmethod
     def on_copy_failed(self) -> None:
@@ -458,6 +467,8 @@ class BackendLink:
             self._error(data[pos:end], data[pos + 5 : end])
             return True
         if self._internal:
+            if tag == tags.ROW_DESCRIPTION or tag == tags.NO_DATA:
+                self._internal[0].on_columns(data[pos + 5 : end])
             return True
         exchange = self.exchange
         if exchange is None:
@@ -522,6 +533,8 @@ class BackendLink:
             if invents:
                 raise AssertionError("what is invented before a Query waits for nothing")
             return False
+        if message is not None and message.tag == tags.DESCRIBE:
+            user.on_described(message, data[pos + 5 : end])
         exchange.at += 1
         if step.server_key:
             user.on_prepared(step.server_key)

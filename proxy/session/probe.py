@@ -154,6 +154,9 @@ class ProbeQuery(InternalQuery):
         elif shown not in self._pins:
             self._pins.append(shown)
 
+    def on_columns(self, body: bytes) -> None:
+        """Of no interest."""
+
     def on_error(self, fields: dict[str, str]) -> None:
         """Unknown state is unsafe state."""
         self._failed = fields.get("C", "XX000")

@@ -13,8 +13,9 @@ from proxy.observe.counters import Counters
 from proxy.protocol import tags
 from proxy.routing.route import WRITE, Route
 from proxy.session import outcome
+from proxy.session.columns import columns_key
 from proxy.session.context import ClientContext
-from proxy.session.exchange import Exchange
+from proxy.session.exchange import Exchange, Message
 from proxy.session.inspection import Inspection
 from proxy.session.intake import Intake
 from proxy.session.link import BackendLink, LinkUser
@@ -293,9 +294,20 @@ class Relay(LinkUser):
         """A node taken for the primary refuses to write (rule 39)."""
         self._broker.demoted(link)
 
+    def known_statements(self) -> dict[bytes, bytes]:
+        """Keys of statements that servers have prepared for this user, with their columns."""
+        return self._welcomes.prepared(self.client.database, self.client.user)
+
     def on_prepared(self, key: bytes) -> None:
         """The server has prepared the statement with this key."""
-        self._welcomes.prepared(self.client.database, self.client.user)[key] = None
+        self.known_statements().setdefault(key, b"")
+
+    def on_described(self, message: Message, body: bytes) -> None:
+        """The RowDescription of a statement, or NoData (b"")."""
+        prepared = message.prepared
+        if prepared is not None and prepared.is_named:
+            prepared.columns = columns_key(body)
+            self.known_statements()[prepared.key] = prepared.columns
 
     def on_steps_done(self) -> None:
         """All replies so far have come: a message that had to wait for them may go on."""

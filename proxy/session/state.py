@@ -355,6 +355,9 @@ class SettingsQuery(InternalQuery):
     def on_row(self, values: list[bytes | None]) -> None:
         """Nothing to read: set_config answers what it was given."""
 
+    def on_columns(self, body: bytes) -> None:
+        """Of no interest."""
+
     def on_error(self, fields: dict[str, str]) -> None:
         """A setting that this server does not take."""
         if self.fields is None:

@@ -76,7 +76,7 @@ class Welcomes:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._known: dict[tuple[str, str, bytes], dict[bytes, bytes]] = {}
-        self._prepared: dict[tuple[str, str], dict[bytes, None]] = {}
+        self._prepared: dict[tuple[str, str], dict[bytes, bytes]] = {}
         self.schema = 0
 
     def get(self, database: str, user: str, key: bytes) -> dict[bytes, bytes] | None:
@@ -94,9 +94,10 @@ class Welcomes:
         self._known = {}
         self._prepared = {}
 
-    def prepared(self, database: str, user: str) -> dict[bytes, None]:
+    def prepared(self, database: str, user: str) -> dict[bytes, bytes]:
         """
-        Keys of statements that a server of this database has prepared for this user.
+        Keys of statements that a server of this database has prepared for this user, with their
+        columns where these are known.
 
         Used when every server connection is taken: a statement that was prepared before can be
         promised to a client at once, and is prepared for it when it is executed. Drivers that

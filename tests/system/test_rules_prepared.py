@@ -1,5 +1,6 @@
 """Rules 8 to 14: prepared statements and portals, over several server connections."""
 
+import zlib
 from collections.abc import Iterator
 
 import pytest
@@ -268,6 +269,59 @@ def test_rule_13_inside_a_transaction_the_error_is_the_clients(both):
         bind("c") + execute() + SYNC, READY,
     ]  # fmt: skip
     assert sqlstates(both.same(script)) == ["0A000"]
+
+
+@pytest.mark.parametrize("in_transaction", [False, True])
+@pytest.mark.parametrize(
+    ("ddl", "codes"),
+    [
+        ("ALTER TABLE {} ALTER COLUMN a TYPE text", ["0A000"]),
+        ("ALTER TABLE {} ADD COLUMN b int", ["0A000"]),
+        ("ALTER TABLE {} RENAME COLUMN a TO b", ["0A000"]),
+        ("CREATE INDEX ON {} (a)", []),
+        ("DROP TABLE {}", ["42P01"]),
+    ],
+)
+def test_rule_13_columns_that_were_described_are_not_misread_elsewhere(
+    both, ddl, codes, in_transaction
+):
+    """The new connection has never seen the old plan, and would answer with the new columns."""
+    # A name of its own: a table made anew behind the proxy's back is another matter.
+    table = f"described_{zlib.crc32(ddl.encode())}_{in_transaction:d}"
+    changed_table(both, table)
+    with both.through() as peer:
+        told = peer.ask(parse("d", f"SELECT * FROM {table}") + describe("S", "d") + SYNC)
+        assert b"".join(frame.tag for frame in told) == b"1tTZ"
+        with Elsewhere(both, peer) as elsewhere:
+            peer.ask(query(ddl.format(table)))
+            if in_transaction:
+                peer.ask(query("BEGIN"))
+            frames = peer.ask(bind("d") + execute() + SYNC)
+            assert sqlstates([frame.normal() for frame in frames]) == codes
+            values = [frame.values for frame in frames if frame.tag == b"D"]
+            assert values == ([] if codes else [[b"1"]])
+            assert frames[-1].body == ((b"E" if codes else b"T") if in_transaction else b"I")
+            peer.ask(query("ROLLBACK"))
+            # Prepared anew, as drivers do then, it is a statement of now.
+            again = peer.ask(parse("n", f"SELECT * FROM {table}") + describe("S", "n") + SYNC)
+            if codes != ["42P01"]:
+                assert sqlstates([frame.normal() for frame in again]) == []
+                tags = b"".join(frame.tag for frame in peer.ask(bind("n") + execute() + SYNC))
+                assert tags == b"2DCZ"
+            elsewhere.after()
+    both.usable()
+
+
+def test_rule_13_a_write_whose_columns_have_changed_is_not_executed(both):
+    changed_table(both, "described")
+    with both.through() as peer:
+        text = "INSERT INTO described VALUES (5) RETURNING *"
+        peer.ask(parse("w", text) + describe("S", "w") + SYNC)
+        with Elsewhere(both, peer):
+            peer.ask(query("ALTER TABLE described ADD COLUMN b int"))
+            frames = peer.ask(run("SELECT 1") + bind("w") + execute() + run("SELECT 2") + SYNC)
+            assert b"".join(frame.tag for frame in frames) == b"12TDCEZ"
+    assert both.row("SELECT count(*) FROM described") == (1,)
 
 
 @pytest.mark.parametrize(
