@@ -361,7 +361,8 @@ class FreshHook(PluginHook):
         if self.breaker.state != CLOSED:
             self.admit()
         started = perf_counter_ns()
-        _busy.look(started)
+        if started - _busy.seen_ns > LOOK_NS:
+            _busy.look(started)
         instance: Instance | ComponentInstance | None = None
         try:
             instance = self.owner.fresh()
@@ -390,7 +391,8 @@ class ComponentHook(PluginHook):
         if self.breaker.state != CLOSED:
             self.admit()
         started = perf_counter_ns()
-        _busy.look(started)
+        if started - _busy.seen_ns > LOOK_NS:
+            _busy.look(started)
         instance: Instance | ComponentInstance | None = None
         try:
             instance = self.owner.resident()
