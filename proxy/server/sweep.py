@@ -5,18 +5,26 @@ One loop over plain integers costs less than a timer that is set and cancelled f
 """
 
 from collections.abc import Iterable
+from typing import Final
 
 from proxy.errors import Refusal
 from proxy.protocol import tags
+from proxy.routing.node import Node
 from proxy.server.frontend import FrontendConnection
 from proxy.session.exchange import Exchange
 from proxy.session.relay import BUSY, IDLE
 from proxy.session.session import Session
 from proxy.settings.model import Pool
 
+CANCEL_GRACE_US: Final = 10_000_000
+"""How long a server may take to end what it was asked to cancel; then the connection ends instead."""
 
-def sweep(connections: Iterable[FrontendConnection], pool: Pool, now_us: int) -> None:
-    """Cancel what runs too long, close who is idle too long, tell who waits."""
+
+def sweep(
+    connections: Iterable[FrontendConnection], pool: Pool, nodes: Iterable[Node], now_us: int
+) -> None:
+    """Cancel what runs too long, close who is idle too long, tell who waits, leave dead nodes."""
+    down = [node.name for node in nodes if not node.is_up]
     query_us = int(pool.query_timeout * 1e6)
     transaction_us = int(pool.idle_transaction_timeout * 1e6)
     idle_us = int(pool.client_idle_timeout * 1e6)
@@ -25,6 +33,11 @@ def sweep(connections: Iterable[FrontendConnection], pool: Pool, now_us: int) ->
         session = connection.session
         if session is not None:
             _look_at(session, query_us, transaction_us, idle_us, notify_us, now_us)
+            if down and session.phase == BUSY:
+                # A machine that hangs or is gone ends no connection.
+                link = session.link
+                if link is not None and link.node in down:
+                    session.leave_node()
 
 
 def _look_at(
@@ -43,6 +56,8 @@ def _look_at(
                 session.fatal(_idle_in_transaction())
         elif query_us and now_us - exchange.started_us > query_us:
             session.time_out_query()
+            if now_us - exchange.started_us > query_us + CANCEL_GRACE_US:
+                session.fatal(_not_cancelled())
         return
     since_us = session.waiting_since_us
     if since_us and notify_us and now_us - since_us > notify_us:
@@ -72,6 +87,15 @@ def _waits_for_client(exchange: Exchange) -> bool:
         and not exchange.copy_in
         and steps is not None
         and exchange.at >= len(steps)
+    )
+
+
+def _not_cancelled() -> Refusal:
+    return Refusal(
+        "57014",
+        "canceling statement due to query timeout",
+        detail="The server did not end it when it was asked to.",
+        hint="The limit is pool.query_timeout.",
     )
 
 

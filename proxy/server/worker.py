@@ -361,7 +361,8 @@ class Worker:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            sweep(self.connections, self.settings.pool, self.clock.now_us())
+            nodes = self.pools.nodes.by_name.values()
+            sweep(self.connections, self.settings.pool, nodes, self.clock.now_us())
 
     # -- connections
 

@@ -14,6 +14,10 @@ CRASH_OF_ANOTHER: Final = "57P02"
 _LAST_WORDS: Final = ("57P01", CRASH_OF_ANOTHER)
 
 
+NODE_IS_DOWN: Final = Refusal("08006", "the server does not answer any more", severity="FATAL")
+"""Why a connection is left that has not ended."""
+
+
 def is_farewell(body: bytes) -> bool:
     """Whether a NoticeResponse is the last that the server has to say."""
     return backend.sqlstate_of(backend.error_fields(body)) in _LAST_WORDS

@@ -11,10 +11,11 @@ from typing import final
 from proxy.errors import ProtocolViolation, Refusal
 from proxy.protocol import backend, frontend, tags
 from proxy.routing.route import WRITE
-from proxy.session import namespace
+from proxy.session import namespace, outcome
 from proxy.session.conversation import Conversation
 from proxy.session.ending import Cleanup
 from proxy.session.exchange import Exchange
+from proxy.session.farewell import NODE_IS_DOWN
 from proxy.session.link import BackendLink
 from proxy.session.relay import (
     BUSY,
@@ -265,6 +266,13 @@ class Session(Conversation):
             exchange.is_timed_out = True
             self._counters.count("query_timeout")
             self._broker.cancel(self.link)
+
+    def leave_node(self) -> None:
+        """The node does not answer any more: what can run elsewhere unseen is not waited for."""
+        exchange = self.exchange
+        link = self.link
+        if exchange is not None and link is not None and outcome.may_retry(exchange, NODE_IS_DOWN):
+            link.wire.abort()
 
     def notify_waiting(self) -> None:
         """Tell the client, once, that it waits for a server connection."""

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from proxy.demo.cluster import EmbeddedPostgres, EmbeddedStandby
+from proxy.demo.cluster import EmbeddedPostgres, EmbeddedStandby, processes_below
 from proxy.demo.workspace import Workspace
 from tests.support.system import wait_until
 from tests.system.differential import (
@@ -305,3 +305,39 @@ def standby_serves(standby: EmbeddedStandby, serving_now: str) -> bool:
         return len(standby.execute(serving_now)) > 0
     except psycopg.OperationalError:
         return False  # it comes back from its crash
+
+
+def stop_and_go(server: EmbeddedPostgres, number: signal.Signals) -> None:
+    assert server.process is not None
+    for pid in processes_below(server.process.pid):
+        os.kill(pid, number)
+
+
+def test_reads_leave_a_node_that_hangs_and_writes_end_by_the_query_timeout(
+    own_cluster: tuple[EmbeddedPostgres, EmbeddedStandby], proxy_for: Any
+) -> None:
+    """A machine that hangs, or is gone, ends no connection and takes no cancel request."""
+    primary, standby = own_cluster
+    primary.execute("CREATE TABLE item AS SELECT generate_series(1, 500) AS id")
+    standby.wait_until_caught_up()
+    limits = {"connect_timeout": "500ms", "query_timeout": "1s"}
+    proxy = proxy_for(primary, standby)(pool=limits)
+    with proxy.connect() as reading, proxy.connect() as writing:
+        count = "SELECT count(*) FROM item"
+        assert reading.execute(count).fetchone() == (500,)
+        stop_and_go(standby, signal.SIGSTOP)
+        try:
+            assert reading.execute(count).fetchone() == (500,)
+        finally:
+            stop_and_go(standby, signal.SIGCONT)
+        assert proxy.metrics().value("headgate_events_total", cause="retried_after_loss") == 1
+        writing.execute("INSERT INTO item VALUES (0)")
+        stop_and_go(primary, signal.SIGSTOP)
+        try:
+            with pytest.raises(psycopg.errors.QueryCanceled, match="query timeout"):
+                writing.execute("INSERT INTO item VALUES (0)")
+            wait_until(
+                lambda: not proxy.metrics().value("headgate_pool_server_connections", node="pg1")
+            )
+        finally:
+            stop_and_go(primary, signal.SIGCONT)

@@ -85,3 +85,20 @@ def test_other_warnings_are_not_held_back() -> None:
     play.f(READ)
     assert play.b(farewell("01000")) == farewell("01000")
     assert play.b(error("22012", "division by zero") + READY).endswith(READY)
+
+
+@pytest.mark.parametrize(("sent", "is_left"), [(READ, True), (query(b"DELETE FROM t"), False)])
+def test_reads_leave_a_node_that_does_not_answer(sent: bytes, is_left: bool) -> None:
+    play = Playbook(links=2)
+    play.session.leave_node()
+    play.f(sent)
+    play.session.leave_node()
+    assert play.server.is_closed == is_left
+
+
+def test_read_that_is_half_answered_stays() -> None:
+    play = Playbook(links=2)
+    play.f(READ)
+    play.b(ROWS)
+    play.session.leave_node()
+    assert not play.server.is_closed
