@@ -18,6 +18,10 @@ LEVELS: Final = ("trace", "debug", "info", "warn", "error")
 _SEVERITY: Final = (5, logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR)
 _RING_LINES: Final = 500
 
+# One line stays one line in whatever reads the log, and a terminal that shows it takes no orders.
+_CONTROLS: Final = (*range(9), *range(10, 32), *range(127, 160), 0x2028, 0x2029)
+_PLAIN: Final = dict.fromkeys(_CONTROLS, " ") | {0: ""}
+
 logger = logging.getLogger("headgate.plugins")
 
 
@@ -63,8 +67,7 @@ class PluginLog:
         self.written += 1
         if not 0 <= level < len(LEVELS):
             level = 2
-        # One line stays one line in whatever reads the log.
-        text = text.replace("\r", " ").replace("\n", " ").replace("\0", "")
+        text = text.translate(_PLAIN)
         line = LogLine(self.written, now, LEVELS[level], text)
         self.lines.append(line)
         severity = _SEVERITY[level]

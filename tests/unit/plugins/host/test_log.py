@@ -11,6 +11,8 @@ def test_a_line_is_one_line(caplog):
     assert log.write(3, "a\r\nb\0c")
     assert [(x.level, x.text, x.number) for x in log.lines] == [("warn", "a  bc", 1)]
     assert "a  bc" in caplog.text
+    log.write(2, "\x1b[2Jq\x9b1m\u2028z\té")
+    assert log.lines[-1].text == " [2Jq 1m z\té"
     log.write(99, "x")
     assert log.lines[-1].level == "info"
 
