@@ -5,8 +5,6 @@ What a subcommand needs is imported when it runs, so that `headgate check` does 
 that only `serve` uses.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -92,13 +90,14 @@ def version() -> None:
     typer.echo(f"headgate {__version__}")
 
 
-def mount_plugin_commands() -> None:
-    """Add `headgate plugin …`; a build without the plugin platform does not have it."""
-    if find_spec("proxy.cli.plugin") is not None:
-        app.add_typer(import_module("proxy.cli.plugin").app, name="plugin")
+def whole() -> typer.Typer:
+    """The commands with `headgate plugin …`, which needs the whole plugin platform."""
+    from proxy.cli import plugin
+
+    app.add_typer(plugin.app, name="plugin")
+    return app
 
 
 def main() -> None:
     """Run the command line; the entry point of the distribution."""
-    mount_plugin_commands()
-    app(prog_name="headgate")
+    whole()(prog_name="headgate")

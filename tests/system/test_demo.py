@@ -1,5 +1,6 @@
 """`headgate demo`: the scripted tour holds, and Ctrl-C leaves nothing behind."""
 
+import itertools
 import os
 import selectors
 import signal
@@ -8,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -65,6 +67,7 @@ def test_interrupted_demo_leaves_nothing_behind(
         with psycopg.connect(dsn, autocommit=True) as connection:
             read = "SELECT current_setting('in_hot_standby') FROM orders LIMIT 1"
             assert connection.execute(read).fetchone() == ("on",), text
+            _follow_readme(connection)
         demo.send_signal(signal_number)
         assert demo.wait(timeout=30) == 0
     wait_until(lambda: not list(temporary.iterdir()), 10, "the demo's directory is gone")
@@ -89,6 +92,25 @@ def test_demo_ends_with_its_terminal_when_no_signal_says_so(temporary: Path) -> 
         os.close(terminal)
         demo.wait(timeout=30)
     wait_until(lambda: not list(temporary.iterdir()), 10, "the demo's directory is gone")
+
+
+def _follow_readme(connection: psycopg.Connection[Any]) -> None:
+    """Type what the README says; a line behind that begins with ERROR is the answer."""
+    lines = (REPOSITORY / "README.md").read_text().splitlines()
+    typed = 0
+    for line, answer in itertools.pairwise(lines):
+        if not line.startswith("shop=> "):
+            continue
+        typed += 1
+        sql = line.removeprefix("shop=> ").partition("--")[0]
+        if not answer.startswith("ERROR:"):
+            connection.execute(sql)
+            continue
+        with pytest.raises(psycopg.Error) as caught:
+            connection.execute(sql)
+        assert caught.value.sqlstate == "42000"
+        assert caught.value.diag.message_primary == answer.removeprefix("ERROR:").strip()
+    assert typed == 2
 
 
 def _read_until(descriptor: int, marker: bytes) -> str:

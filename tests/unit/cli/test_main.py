@@ -98,20 +98,11 @@ def test_the_demo_says_what_to_install(runner: CliRunner, monkeypatch: pytest.Mo
     assert "pip install 'headgate[demo]'" in result.output
 
 
-def test_plugin_commands_are_there_when_the_build_has_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    added: list[str] = []
-    monkeypatch.setattr(app, "add_typer", lambda _, name: added.append(name))
-    monkeypatch.setattr(main_module, "find_spec", lambda _: None)
-    main_module.mount_plugin_commands()
-    assert added == []
-    module = ModuleType("proxy.cli.plugin")
-    module.app = object()  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "proxy.cli.plugin", module)
-    monkeypatch.setattr(main_module, "find_spec", lambda _: object())
-    main_module.mount_plugin_commands()
-    assert added == ["plugin"]
+def test_plugin_commands_are_there(runner: CliRunner) -> None:
+    result = runner.invoke(main_module.whole(), ["plugin", "--help"])
+    assert result.exit_code == 0
+    for name in ("new", "build", "check", "run", "test", "bench", "replay", "dev", "pack"):
+        assert re.search(rf"^[│ ]+{name} ", result.output, re.MULTILINE)
 
 
 def test_the_package_runs_as_the_command_and_says_what_is_wrong(tmp_path: Path) -> None:
