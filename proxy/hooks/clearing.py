@@ -36,10 +36,11 @@ class Clearances:
         self._seats: list[Seat] = plan.authorize + plan.pre_query + plan.rewrite + plan.route
         self._by_client: dict[tuple[str, str, str], dict[StatementFacts, Clearance]] = {}
         # Who observes is told of every statement, and the result cache of every write.
-        self.may_clear = not (plan.observes or plan.captures or plan.cache_get)
+        may_clear = len(self._seats) > 0 and not (plan.observes or plan.captures or plan.cache_get)
         for seat in self._seats:
             if seat.memo is None and not seat.subscriber.is_filtered:
-                self.may_clear = False
+                may_clear = False
+        self.may_clear = may_clear
 
     def table_of(self, client: ClientContext) -> dict[StatementFacts, Clearance]:
         """What is known for clients of this kind; the client keeps it at hand."""

@@ -7,6 +7,7 @@ from proxy.hooks.points import (
     BLOCKED,
     CACHE_GET,
     CACHE_SET,
+    ON_CONNECT,
     POST_QUERY,
     PRE_QUERY,
     ROUTE,
@@ -111,6 +112,11 @@ def test_a_pure_answer_that_does_something_is_not_clear() -> None:
 @pytest.mark.parametrize("hook", [POST_QUERY, CACHE_GET, CACHE_SET])
 def test_who_must_see_every_statement_does(hook: int) -> None:
     assert not Setup(filtered(), FakeSubscriber(hook)).pipeline.clears
+
+
+def test_where_nobody_asks_nothing_is_looked_up() -> None:
+    assert not Setup().pipeline.clears
+    assert not Setup(FakeSubscriber(ON_CONNECT)).pipeline.clears
 
 
 def test_who_has_no_filter_sees_every_statement() -> None:
