@@ -20,7 +20,7 @@ import wasmtime
 from wasmtime.component import Component
 
 from proxy.errors import PluginFailed
-from proxy.plugins.apart import compile_component
+from proxy.plugins.apart import COMPONENT, MODULE, Apart
 from proxy.plugins.private_dir import open_private_dir
 from proxy.plugins.runtime import Runtime, engine_fingerprint
 
@@ -33,6 +33,9 @@ _CONTEXT: Final = b"headgate-compiled:v1\0"
 _MAX_FILE_BYTES: Final = 512 * 1024 * 1024
 _KEPT_FILES: Final = 64
 
+IN_PLACE_BYTES: Final = 1024 * 1024
+"""Larger modules may take a minute, which must not hold up the end of the proxy."""
+
 
 class CompiledCache:
     """Compiles modules, or takes them from the directory. For threads: all of it takes long."""
@@ -40,13 +43,22 @@ class CompiledCache:
     def __init__(self, runtime: Runtime, directory: Path | None) -> None:
         self._runtime = runtime
         self._directory = directory
+        self._apart = Apart()
         self.hits = 0
         self.misses = 0
+
+    def close(self) -> None:
+        """Compile nothing any more: what is being compiled is refused."""
+        self._apart.close()
 
     def module(self, plugin: str, wasm: bytes, wasm_sha256: str) -> wasmtime.Module:
         """A compiled core module. Raises PluginFailed if it is not valid."""
         code = self._find(wasm_sha256, "module")
         if code is not None:
+            return wasmtime.Module.deserialize(self._runtime.engine, code)
+        if len(wasm) > IN_PLACE_BYTES:
+            code = self._apart.compile(plugin, wasm, MODULE)
+            self._keep(wasm_sha256, "module", code)
             return wasmtime.Module.deserialize(self._runtime.engine, code)
         module = self._runtime.compile(plugin, wasm)
         if self._directory is not None:
@@ -58,9 +70,8 @@ class CompiledCache:
         code = self._find(wasm_sha256, "component")
         if code is not None:
             return Component.deserialize(self._runtime.engine, code)
-        code = compile_component(plugin, wasm)
-        if self._directory is not None:
-            self._keep(wasm_sha256, "component", code)
+        code = self._apart.compile(plugin, wasm, COMPONENT)
+        self._keep(wasm_sha256, "component", code)
         return Component.deserialize(self._runtime.engine, code)
 
     def _path(self, directory: Path, wasm_sha256: str, kind: str) -> Path:

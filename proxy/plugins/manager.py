@@ -153,6 +153,8 @@ class PluginManager(Drained):
 
     async def stop(self) -> None:
         """Take all plugins out and free them. Statements must be done by now."""
+        if self._builder is not None:
+            self._builder.compiled.close()
         await self._stop_watching()
         async with self._lock:
             for record in self._records.values():
