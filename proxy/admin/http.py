@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, final
 
 import structlog
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from proxy.admin.api import make_app
 from proxy.admin.desk import Desk
@@ -25,9 +26,63 @@ if TYPE_CHECKING:
 
 BACKLOG: Final = 128
 MAX_CONNECTIONS: Final = 256
+"""One more, and that which says nothing for the longest time is left."""
+
+REQUEST_TIMEOUT_S: Final = 10.0
+"""Time for a whole request."""
+
 STOP_TIMEOUT_S: Final = 2
 
 _log = structlog.get_logger("headgate.admin")
+
+
+class _Connection(H11Protocol):
+    """
+    A connection that is left when it lets us wait for its request.
+
+    Uvicorn itself waits for ever, and with a limit of connections answers 503 to all who come then:
+    a few hundred connections that say nothing would take the health checks away.
+    """
+
+    waits_since_s = 0.0
+    _look: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Make room for this one, and begin to wait."""
+        super().connection_made(transport)
+        self.waits_since_s = self.loop.time()
+        self._look = self.loop.call_later(REQUEST_TIMEOUT_S, self._look_again)
+        if len(self.connections) > MAX_CONNECTIONS:
+            connections = [each for each in self.connections if isinstance(each, _Connection)]
+            # This one is among those that wait, the last of them.
+            silent = [each for each in connections if each.is_waiting()]
+            min(silent, key=lambda each: each.waits_since_s).leave()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client has gone."""
+        if self._look is not None:
+            self._look.cancel()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        self.waits_since_s = self.loop.time()
+        super().on_response_complete()
+
+    def is_waiting(self) -> bool:
+        """Whether it is the client's turn: its request is not whole."""
+        cycle = self.cycle
+        return cycle is None or cycle.response_complete or cycle.more_body
+
+    def leave(self) -> None:
+        """Close it now."""
+        self.transport.abort()
+
+    def _look_again(self) -> None:
+        if self.is_waiting() and self.loop.time() - self.waits_since_s >= REQUEST_TIMEOUT_S:
+            self.leave()
+            return
+        self._look = self.loop.call_later(REQUEST_TIMEOUT_S, self._look_again)
 
 
 class _Uvicorn(uvicorn.Server):
@@ -75,7 +130,7 @@ class AdminServer:
                 ws="none",
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=MAX_CONNECTIONS,
+                http=_Connection,
                 timeout_graceful_shutdown=STOP_TIMEOUT_S,
             )
         )

@@ -1,10 +1,12 @@
 """The server in the loop: it listens, answers, leaves the signals alone, and stops."""
 
 import asyncio
+import contextlib
 import signal
 
 import pytest
 
+from proxy.admin import http
 from proxy.admin.side import AdminSide
 from proxy.errors import SettingsError
 from proxy.server.worker import Worker
@@ -35,6 +37,51 @@ async def test_from_start_to_stop(worker: Worker) -> None:
     await side.stop()
     with pytest.raises(ConnectionRefusedError):
         await get(port, "/health/live")
+
+
+async def test_connections_that_say_nothing_are_left(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "REQUEST_TIMEOUT_S", 0.2)
+    port = take_port()
+    worker.settings = settings_for(worker.config_path.parent, port=port)
+    side = AdminSide(worker)
+    await side.start()
+    for begun in (
+        b"",
+        b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX-A: ",
+        b"POST /api/reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{",
+        b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\nGET /hea",
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(begun)
+        with contextlib.suppress(ConnectionResetError):
+            async with asyncio.timeout(10):
+                await reader.read()
+        writer.close()
+    await side.stop()
+
+
+async def test_health_is_told_however_many_say_nothing(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "MAX_CONNECTIONS", 4)
+    port = take_port()
+    worker.settings = settings_for(worker.config_path.parent, port=port)
+    side = AdminSide(worker)
+    await side.start()
+    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(9)]
+    assert (await get(port, "/health/live")).startswith(b"HTTP/1.1 200")
+    left = 0
+    for reader, writer in silent[:5]:
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+        left += 1
+        writer.close()
+    assert left == 5
+    for _, writer in silent[5:]:
+        writer.close()
+    await side.stop()
 
 
 async def test_an_address_that_is_taken(worker: Worker) -> None:
