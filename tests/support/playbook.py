@@ -143,6 +143,7 @@ class ScriptedGate(Gate):
         self.clears = False
         self.seen: list[Inspection] = []
         self.done: list[Inspection] = []
+        self.results: list[bytes | None] = []
         self.rules: dict[bytes, Rule] = {}
         self.routings: dict[bytes, Rule] = {}
         self.slow: list[bytes] = []
@@ -192,6 +193,7 @@ class ScriptedGate(Gate):
     def finished(self, inspection: Inspection, result: bytes | None) -> None:
         assert inspection.outcome is not None or not self.observes
         self.done.append(inspection)
+        self.results.append(result)
 
 
 REPORTED = {
