@@ -107,15 +107,15 @@ class Conversation(Relay):
 
     def on_judged(self, inspection: Inspection) -> None:
         """A plugin that took its time has answered."""
-        exchange = self.exchange
-        if exchange is None or self.phase == CLOSED:
+        if self.phase == CLOSED:
             return
+        exchange = self._current()
         batch = exchange.batches[-1]
         if self.phase == JUDGING:
             if inspection.verdict == VERDICT_REFUSE:
                 self._index = len(self._judged)
             self._judge(exchange, batch)
-        elif self.phase == ROUTING:
+        else:
             self._routed(exchange, batch, inspection)
         self.pump()
 
@@ -349,8 +349,6 @@ class Conversation(Relay):
 
     def on_settings_applied(self, link: BackendLink, failed: dict[str, str] | None) -> None:
         """The client's settings are made on the link, or the server refuses one of them."""
-        if self.phase == CLOSED:
-            return
         if failed is not None:
             refusal = Refusal(
                 backend.sqlstate_of(failed), backend.message_of(failed), failed.get("D", "")
@@ -375,15 +373,6 @@ class Conversation(Relay):
             return
         self._give(self._current(), link)
         self.pump()
-
-    def _current(self) -> Exchange:
-        """The exchange that the phase is about."""
-        exchange = self.exchange
-        if exchange is None:
-            raise AssertionError(
-                "there is an exchange in every phase but STARTING, IDLE and CLOSED"
-            )
-        return exchange
 
     def _give(self, exchange: Exchange, link: BackendLink) -> None:
         """Send the exchange's last batch to the server."""
@@ -543,8 +532,6 @@ class Conversation(Relay):
         failed: bool,
     ) -> None:
         """What the last transaction has left behind is known now."""
-        if self.phase == CLOSED:
-            return
         self.phase = IDLE
         if failed:
             # What cannot be known stays with its client; the next look may succeed (rule 15).

@@ -124,10 +124,8 @@ def undo(session: "Relay", link: BackendLink, steps: list[Step], at: int) -> Non
 
 def is_for_query(steps: list[Step], at: int) -> bool:
     """Whether the step at `at` is a message that the proxy put before a Query."""
-    while at < len(steps) and steps[at].kind == STEP_DROP:
-        at += 1
-    if at >= len(steps):
-        return False
+    while steps[at].kind == STEP_DROP:
+        at += 1  # what is put in stands before a message
     message = steps[at].message
     return message is not None and message.tag == tags.QUERY
 
@@ -308,15 +306,13 @@ def cached_one(exchange: Exchange) -> Inspection | None:
     return None
 
 
-def capture(exchange: Exchange, data: bytes, limit: int) -> None:
-    """Keep a result for the cache, as long as it fits."""
-    if exchange.capture is None:
-        return
+def capture(exchange: Exchange, kept: list[bytes], data: bytes, limit: int) -> None:
+    """Keep a result for the cache in exchange.capture (`kept`), as long as it fits."""
     exchange.captured_bytes += len(data)
     if exchange.captured_bytes > limit:
         exchange.capture = None
     else:
-        exchange.capture.append(data)
+        kept.append(data)
 
 
 def finish(exchange: Exchange, gate: Gate, sqlstate: str, error: str, now_us: int) -> None:
@@ -375,7 +371,7 @@ def finish_answered(exchange: Exchange, gate: Gate, now_us: int) -> None:
         # What is written counts for the cache when it is committed, which is at the Sync.
         if inspection not in done or (keeps_cache and not inspection.facts.is_read_only):
             kept.append(inspection)
-        elif inspection.chains is not None:
+        else:
             gate.finished(inspection, None)
     exchange.statements = kept
     exchange.running = exchange.running[exchange.completions :]

@@ -181,6 +181,13 @@ class Relay(LinkUser):
         """Shut down as soon as the client is outside a transaction."""
         raise AssertionError("Session implements this")
 
+    def _current(self) -> Exchange:
+        """The exchange that the phase is about."""
+        exchange = self.exchange
+        if exchange is None:
+            raise AssertionError("none in the phases STARTING, PROBING and CLOSED, and while idle")
+        return exchange
+
     # -- from the server
 
     def on_reply(self, data: bytes) -> None:
@@ -188,8 +195,9 @@ class Relay(LinkUser):
         exchange = self.exchange
         if exchange is not None:
             exchange.forwarded += len(data)
-            if exchange.capture is not None:
-                outcome.capture(exchange, data, self._tuning.max_capture_bytes)
+            kept = exchange.capture
+            if kept is not None:
+                outcome.capture(exchange, kept, data, self._tuning.max_capture_bytes)
         self._counters.bytes_to_clients += len(data)
         self.sent_bytes += len(data)
         self.wire.write(data)
@@ -201,16 +209,11 @@ class Relay(LinkUser):
 
     def on_error_reply(self, link: BackendLink, frame: bytes, body: bytes) -> bytes:
         """An ErrorResponse of the exchange: what never ran is taken back (rule 2)."""
-        exchange = self.exchange
-        if exchange is None:
-            return b""
-        return outcome.on_error(self, exchange, link, frame, body)
+        return outcome.on_error(self, self._current(), link, frame, body)
 
     def on_completion(self, tag: int, frame: bytes) -> None:
         """A statement is done."""
-        exchange = self.exchange
-        if exchange is not None:
-            outcome.completed(exchange, tag, frame, self._clock.now_us())
+        outcome.completed(self._current(), tag, frame, self._clock.now_us())
 
     def on_parameter(self, name: bytes, value: bytes, is_internal: bool) -> bool:
         """The server reports a setting; internal ones are told by difference, afterwards."""
@@ -273,10 +276,8 @@ class Relay(LinkUser):
 
     def on_copy_in(self, link: BackendLink) -> None:
         """The server waits for CopyData; the Sync behind its Execute counts for nothing."""
-        exchange = self.exchange
-        if exchange is not None:
-            exchange.owes_sync = False
-            self.pump()
+        self._current().owes_sync = False
+        self.pump()
 
     def on_copy_failed(self) -> None:
         """What the client still sends for the COPY goes nowhere (rule 24)."""

@@ -190,10 +190,10 @@ class Session(Conversation):
                     self.queries += 1
                 self._admit(exchange, batch)
             elif self.phase == BUSY:
-                exchange = self.exchange
+                exchange = self._current()
                 link = self.link
-                if exchange is None or link is None:
-                    return False
+                if link is None:
+                    raise AssertionError("who is busy has a connection")
                 if exchange.copy_in:
                     if not self._copy(exchange, link):
                         return True

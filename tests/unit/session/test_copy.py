@@ -151,6 +151,30 @@ def test_copy_out_streams() -> None:
     assert play.session.link is play.link
 
 
+def test_copy_of_a_file_by_the_extended_protocol_ends_its_group() -> None:
+    """Whether it takes data is not known before: its Sync is held until the replies are there."""
+    play = Playbook()
+    group = parse(b"", b"COPY t FROM '/file'") + bind(b"") + execute()
+    assert play.f(group + frontend.SYNC) == group + frontend.FLUSH
+    replies = backend.PARSE_COMPLETE + backend.BIND_COMPLETE + complete(b"COPY 5")
+    assert play.b(replies) == replies
+    assert play.server.take() == frontend.SYNC
+    assert play.b(READY) == READY
+    assert play.broker.free == [play.link]
+
+
+def test_rule_24_rest_of_a_line_in_a_pipeline_is_dropped_before_its_sync() -> None:
+    play = Playbook()
+    play.f(parse(b"", b"COPY t FROM STDIN") + bind(b"") + execute() + frontend.SYNC)
+    play.b(backend.PARSE_COMPLETE + backend.BIND_COMPLETE + COPY_IN)
+    assert play.f(LINE[:5]) == LINE[:5]
+    assert play.b(FAILED) == FAILED
+    assert play.server.take() == bytes(2)
+    assert play.f(LINE[5:6]) == b""
+    assert play.f(LINE[6:] + LINE + frontend.COPY_DONE + frontend.SYNC) == frontend.SYNC
+    assert play.b(READY) == READY
+
+
 def test_copy_out_that_fails_in_the_middle() -> None:
     play = Playbook()
     play.f(query(b"COPY t TO STDOUT"))

@@ -124,6 +124,17 @@ def test_unnamed_statement_is_as_before_when_a_parse_never_ran() -> None:
     assert unnamed(play) == b"SELECT 1"
 
 
+def test_error_at_the_sync_undoes_nothing() -> None:
+    """A deferred constraint: the statements ran, the commit fails."""
+    play = Playbook()
+    play.f(parse(b"s", b"INSERT INTO t VALUES (1)") + bind(b"s") + execute() + frontend.SYNC)
+    done = backend.PARSE_COMPLETE + backend.BIND_COMPLETE + complete(b"INSERT 0 1")
+    violated = error("23503", "violates foreign key constraint")
+    assert play.b(done + violated + READY) == done + violated + READY
+    assert names(play) == [b"s"]
+    assert len(play.link.prepared) == 1
+
+
 def test_error_in_one_group_does_not_touch_the_next() -> None:
     play = Playbook()
     play.f(parse(b"s", BAD) + frontend.SYNC + parse(b"t", b"SELECT 1") + frontend.SYNC)

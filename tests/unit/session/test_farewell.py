@@ -80,6 +80,13 @@ def test_same_words_of_a_server_that_goes_on_are_handed_on_in_their_order() -> N
     assert play.b(farewell() + ROWS + READY) == farewell() + ROWS + READY
 
 
+def test_half_of_another_warning_is_no_reason() -> None:
+    play = Playbook()
+    play.f(query(b"INSERT INTO t VALUES (1)"))
+    assert play.b(farewell("01000")[:-1]) == b""
+    assert b"C08006\x00" in lose(play, 0)
+
+
 def test_other_warnings_are_not_held_back() -> None:
     play = Playbook()
     play.f(READ)

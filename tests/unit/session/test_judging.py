@@ -174,6 +174,27 @@ def test_rewritten_query_goes_out_as_the_plugin_wants_it() -> None:
     assert bind(b"") in play.f(bind(b"") + execute() + frontend.SYNC)
 
 
+def test_rewritten_text_of_a_session_that_is_not_parsed_is_parsed_itself() -> None:
+    """Rule 37: the client's text is not read here, but the plugin's is what runs."""
+    play = judged()
+    play.f(parse(b"s", b"SELECT 1") + frontend.SYNC)
+    play.b(backend.PARSE_COMPLETE + READY)
+    play.f(query(b"SET standard_conforming_strings = off"))
+    told = backend.parameter_status(b"standard_conforming_strings", b"off")
+    play.b(told + complete(b"SET") + READY)
+    play.looked_at(row(b"s", b"standard_conforming_strings", b"off"))
+
+    def deallocate(inspection: Inspection) -> None:
+        inspection.is_rewritten = True
+        inspection.facts = play.session._classifier.exact(b"DEALLOCATE s").statements[0]
+
+    play.gate.rules[b"'forget'"] = deallocate
+    assert play.f(query(b"SELECT 'forget'")) == query(b"DEALLOCATE headgate_1")
+    assert play.b(complete(b"DEALLOCATE") + READY) == complete(b"DEALLOCATE") + READY
+    assert play.session.intake.statements == {}
+    assert play.link.prepared == {}
+
+
 def test_plugins_text_must_be_ascii_for_a_client_of_another_encoding() -> None:
     play = judged()
     play.f(query(b"SET client_encoding = 'LATIN1'"))

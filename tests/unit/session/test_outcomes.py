@@ -5,6 +5,7 @@ import pytest
 from proxy.errors import Refusal
 from proxy.protocol import backend, frontend
 from proxy.session.inspection import VERDICT_ANSWER, VERDICT_REFUSE, Inspection, Outcome, RowSet
+from proxy.session.outcome import KEPT_BATCHES
 from proxy.session.tuning import POOL_SESSION
 from tests.support.playbook import (
     READY,
@@ -204,10 +205,12 @@ def test_nothing_is_counted_for_nobody() -> None:
     assert inspection.outcome is None
 
 
-def test_statement_that_was_not_judged_is_not_finished() -> None:
+@pytest.mark.parametrize("observes", [False, True])
+def test_statement_that_was_not_judged_is_not_finished(observes: bool) -> None:
     """Its batch was refused before its turn."""
     play = Playbook()
     play.gate.judges = True
+    play.gate.observes = observes
     play.gate.rules[b"DROP"] = refuse
     play.f(query(b"DROP TABLE t; SELECT 1"))
     assert len(play.gate.done) == 1
@@ -264,4 +267,27 @@ def test_taken_answer_of_the_cache_is_not_offered_again() -> None:
     play = cached()
     play.gate.rules[b"FROM t"] = answer
     play.f(RUN)
+    assert set(play.gate.results) == {None}
+
+
+def test_write_in_a_long_pipeline_counts_for_the_cache_to_its_end() -> None:
+    """It is committed at the Sync: until then nothing of the pipeline may be taken or kept."""
+    play = cached()
+    play.gate.observes = True
+    insert = parse(b"", b"INSERT INTO u VALUES (1)") + bind(b"") + execute() + frontend.FLUSH
+    select = parse(b"", b"SELECT a FROM t") + bind(b"") + execute() + frontend.FLUSH
+    begun = backend.PARSE_COMPLETE + backend.BIND_COMPLETE
+    play.f(insert)
+    play.b(begun + complete(b"INSERT 0 1"))
+    for _ in range(2 * KEPT_BATCHES):
+        play.f(select)
+        play.b(begun + complete(b"SELECT 0"))
+    writes = [inspection for inspection in play.gate.seen if inspection.facts.kind == "insert"]
+    assert not any(inspection.may_cache for inspection in play.gate.seen[1:])
+    assert 0 < len(play.gate.done) < len(play.gate.seen)
+    assert not set(writes) & set(play.gate.done)
+    play.f(frontend.SYNC)
+    play.b(READY)
+    assert set(play.gate.done) == set(play.gate.seen)
+    assert len(play.gate.done) == len(play.gate.seen)
     assert set(play.gate.results) == {None}

@@ -37,6 +37,18 @@ def test_client_that_never_asked_for_columns_is_served_unseen() -> None:
     assert play.b(asked + backend.PARSE_COMPLETE + replies) == replies
 
 
+def test_statement_of_this_very_group_is_run_again_unseen() -> None:
+    """Another name for the same text: its Parse was left out, as the server had it."""
+    play = prepared()
+    play.f(parse(b"t", b"SELECT * FROM t") + bind(b"t") + execute() + frontend.SYNC)
+    assert play.b(STALE + READY) == b""
+    asked = play.server.take()
+    assert asked.startswith(b"C")
+    assert b"SELECT * FROM t" in asked
+    replies = backend.PARSE_COMPLETE + backend.BIND_COMPLETE + complete(b"SELECT 0") + READY
+    assert play.b(backend.CLOSE_COMPLETE + replies) == replies
+
+
 @pytest.mark.parametrize("describe", [DESCRIBE_STATEMENT, bind(b"s") + DESCRIBE_PORTAL])
 def test_client_with_an_older_description_is_told(describe: bytes) -> None:
     play = prepared()
