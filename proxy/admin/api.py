@@ -12,6 +12,7 @@ from litestar import Litestar, MediaType, Response, get, post
 from litestar.exceptions import HTTPException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
 from litestar.params import FromQuery
 from litestar.types import ControllerRouterHandler
 
@@ -39,6 +40,11 @@ def make_app(desk: Desk) -> Litestar:
         openapi_config=OpenAPIConfig(
             title="Headgate admin API",
             version=__version__,
+            description="Where admin.token is set, all but /, /health, /metrics and /schema ask for it.",
+            components=Components(
+                security_schemes={"token": SecurityScheme(type="http", scheme="bearer")}
+            ),
+            security=[{"token": []}, {}],
             path="/schema",
             render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"])],
         ),

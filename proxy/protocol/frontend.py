@@ -32,14 +32,27 @@ TERMINATE: Final = b"X\x00\x00\x00\x04"
 COPY_DONE: Final = b"c\x00\x00\x00\x04"
 
 _HEADER_BYTES: Final = 5
+_NEAR_BYTES: Final = 64
 
 
 # -- on bytes, for the statement path
 
 
-def cstring_end(buffer: bytes, pos: int, end: int) -> int:
-    """Index of the NUL that ends the String at `pos`; -1 when there is none before `end`."""
-    return buffer.find(b"\x00", pos, end)
+def cstring_end(buffer: bytes, start: int, end: int) -> int:
+    """
+    Index of the NUL that ends the String at `start`; -1 when there is none before `end`.
+
+    PERF: names are short, and compiled, looking at 20 bytes costs a quarter of calling `find`.
+    """
+    pos = start
+    near = start + _NEAR_BYTES
+    if near > end:
+        near = end
+    while pos < near:
+        if buffer[pos] == 0:
+            return pos
+        pos += 1
+    return buffer.find(b"\x00", pos, end) if pos < end else -1
 
 
 def encode_query(sql: bytes) -> bytes:
@@ -61,10 +74,10 @@ def encode_copy_fail(reason: bytes) -> bytes:
 def rename_bind(bind: bytes, new_statement: bytes) -> bytes:
     """The same Bind (a whole frame) of another prepared statement."""
     end = len(bind)
-    portal_end = bind.find(b"\x00", _HEADER_BYTES, end)
+    portal_end = cstring_end(bind, _HEADER_BYTES, end)
     if portal_end < 0:
         raise ProtocolViolation("invalid string in message")
-    statement_end = bind.find(b"\x00", portal_end + 1, end)
+    statement_end = cstring_end(bind, portal_end + 1, end)
     if statement_end < 0:
         raise ProtocolViolation("invalid string in message")
     length = end - 1 - (statement_end - portal_end - 1) + len(new_statement)
@@ -82,7 +95,7 @@ def rename_bind(bind: bytes, new_statement: bytes) -> bytes:
 def rename_described(described: bytes, new_name: bytes) -> bytes:
     """The same Describe or Close (a whole frame) of another statement or portal."""
     end = len(described)
-    if end < _HEADER_BYTES + 2 or described.find(b"\x00", _HEADER_BYTES + 1) != end - 1:
+    if end < _HEADER_BYTES + 2 or cstring_end(described, _HEADER_BYTES + 1, end) != end - 1:
         raise ProtocolViolation("invalid string in message")
     return b"".join(
         (

@@ -9,7 +9,7 @@ server, no replies. Raises only ProtocolViolation.
 from typing import Final, final
 
 from proxy.errors import ProtocolViolation
-from proxy.protocol import tags
+from proxy.protocol import frontend, tags
 from proxy.session import namespace
 from proxy.session.exchange import (
     END_CUT,
@@ -478,8 +478,7 @@ class Intake:
 
     def _parse(self, message: Message, body: int, end: int) -> None:
         buffer = self._buffer
-        # PERF: the unnamed statement is the usual one, and looking at a byte is cheaper than find.
-        name_end = body if body < end and buffer[body] == 0 else buffer.find(0, body, end)
+        name_end = frontend.cstring_end(buffer, body, end)
         text_end = buffer.find(0, name_end + 1, end) if name_end >= 0 else -1
         if text_end < 0:
             message.refusal = no_string()
@@ -513,12 +512,8 @@ class Intake:
 
     def _bind(self, message: Message, body: int, end: int) -> None:
         buffer = self._buffer
-        portal_end = body if body < end and buffer[body] == 0 else buffer.find(0, body, end)
-        name_end = -1
-        if portal_end >= 0 and portal_end + 1 < end:
-            name_end = portal_end + 1
-            if buffer[name_end] != 0:
-                name_end = buffer.find(0, name_end, end)
+        portal_end = frontend.cstring_end(buffer, body, end)
+        name_end = frontend.cstring_end(buffer, portal_end + 1, end) if portal_end >= 0 else -1
         if name_end < 0:
             message.refusal = no_string()
             return
@@ -555,7 +550,7 @@ class Intake:
 
     def _describe(self, message: Message, body: int, end: int) -> None:
         buffer = self._buffer
-        zero = buffer.find(0, body + 1, end)
+        zero = frontend.cstring_end(buffer, body + 1, end)
         if end == body:
             message.refusal = malformed("no data left in message")
             return

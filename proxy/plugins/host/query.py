@@ -124,7 +124,6 @@ class PgQueryRunner(QueryRunner):
                         "application_name": "headgate plugin",
                         "statement_timeout": str(int(settings.timeout * 1000)),
                         "default_transaction_read_only": "on" if settings.read_only else "off",
-                        **({"role": settings.role} if settings.role else {}),
                     },
                 )
                 self._pool_node = node
@@ -133,6 +132,9 @@ class PgQueryRunner(QueryRunner):
     async def _answer(self, connection: Any, sql: str, parameters: list[object]) -> bytes:
         # One statement each, prepared: a second one behind a semicolon is an error of the server.
         async with connection.transaction(readonly=self._settings.read_only):
+            if self._settings.role:
+                # The query before this one, maybe another plugin's, may have left another.
+                await connection.execute(f"SET LOCAL ROLE {_quoted(self._settings.role)}")
             statement = await connection.prepare(sql)
             given = [
                 _as_parameter(value, kind.name)
@@ -163,6 +165,10 @@ class PgQueryRunner(QueryRunner):
             if self._pool is not None:
                 self._pool.terminate()
                 self._pool = None
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _as_parameter(value: object, kind: str) -> object:

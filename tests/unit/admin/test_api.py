@@ -114,6 +114,9 @@ async def test_errors_are_json(call: Call, method: str, path: str, status: int) 
 async def test_the_api_describes_itself(call: Call) -> None:
     schema = (await call("GET", "/schema")).json
     assert {"/api/plugins/{name}/call", "/metrics", "/api/pools/pause"} <= set(schema["paths"])
+    token = schema["components"]["securitySchemes"]["token"]
+    assert (token["type"], token["scheme"]) == ("http", "bearer")
+    assert {"token": []} in schema["security"]
 
 
 async def test_health(worker: Worker, call: Call) -> None:

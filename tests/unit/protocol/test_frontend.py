@@ -230,3 +230,11 @@ def test_a_bind_without_its_names_cannot_be_renamed(body: bytes) -> None:
 def test_a_describe_that_is_none_cannot_be_renamed(body: bytes) -> None:
     with pytest.raises(ProtocolViolation, match="invalid string in message"):
         frontend.rename_described(frame(tags.DESCRIBE, body), b"x")
+
+
+@given(st.binary(max_size=200), st.integers(0, 200), st.integers(0, 200))
+def test_cstring_end_finds_the_first_nul(buffer: bytes, start: int, end: int) -> None:
+    end = min(end, len(buffer))
+    assert frontend.cstring_end(buffer, start, end) == buffer.find(b"\0", start, end)
+    padded = b"n" * 100 + buffer
+    assert frontend.cstring_end(padded, 0, len(padded)) == padded.find(b"\0")
