@@ -140,9 +140,7 @@ def inspect_batch(
             batch.facts = facts
             batch.judged = facts.statements
             for statement in facts.statements:
-                made = inspect_statement(
-                    statement, client, classifier, intake, exchange, here, inside
-                )
+                made = inspect_statement(statement, client, classifier, intake, here, inside)
                 inside = inside_after(statement, inside)
                 found.extend(made)
                 exchange.running.append(made[len(made) - 1])
@@ -156,9 +154,7 @@ def inspect_batch(
                 prepared.sql_facts = prepared.facts
             message.others = []
             for statement in prepared.facts.statements:
-                made = inspect_statement(
-                    statement, client, classifier, intake, exchange, here, inside
-                )
+                made = inspect_statement(statement, client, classifier, intake, here, inside)
                 for inspection in made:
                     inspection.is_extended = True
                 found.extend(made)
@@ -195,9 +191,7 @@ def inspect_batch(
             message.others = []
             for statement in prepared.facts.statements:
                 if prepared.is_special and not prepared.is_foreign:
-                    made = inspect_statement(
-                        statement, client, classifier, intake, exchange, here, inside
-                    )
+                    made = inspect_statement(statement, client, classifier, intake, here, inside)
                 else:
                     made = [Inspection(statement, client, True, PHASE_EXECUTE, inside, None)]
                 for inspection in made:
@@ -246,7 +240,6 @@ def inspect_statement(
     client: ClientContext,
     classifier: Classifier,
     intake: Intake,
-    exchange: Exchange,
     here: list[StatementFacts],
     in_transaction: bool,
 ) -> list[Inspection]:
@@ -254,11 +247,11 @@ def inspect_statement(
     One statement; an SQL-level EXECUTE is judged as what it runs.
 
     Several where it is not known yet what that is, because a PREPARE stands before it in the same
-    exchange (`here`: in the same batch): each of them is judged.
+    batch (`here`): each of them is judged.
     """
     if statement.prepared == PREPARED_EXECUTE:
         found: list[Inspection] = []
-        for prepared in namespace.candidates(statement.prepared_name, intake, exchange, here):
+        for prepared in namespace.candidates(statement.prepared_name, intake, here):
             if not prepared.is_raw:
                 prepared.facts = classifier.exact(prepared.text)
             for facts in prepared.facts.statements:

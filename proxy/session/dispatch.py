@@ -308,7 +308,9 @@ def render(
                 if steps is None:
                     steps = _steps_before(batch, index)
                 frame = message.replacement or data[message.start : message.end]
-                made = _with_names(exchange, link, frame[5:-1], uses, steps, used, max_prepared)
+                made = _with_names(
+                    exchange, link, frame[5:-1], uses, True, steps, used, max_prepared
+                )
                 pieces.append(data[run : message.start])
                 pieces.append(made.data)
                 pieces.append(frontend.encode_query(made.name))
@@ -396,6 +398,7 @@ def _with_names(
     link: BackendLink,
     text: bytes,
     uses: list[Use],
+    is_run: bool,
     steps: list[Step],
     used: set[bytes],
     max_prepared: int,
@@ -415,6 +418,12 @@ def _with_names(
         if name is None:
             pieces.append(_prepare(link, use.prepared, steps, None, used, max_prepared))
             name = link.prepared[key]
+        if use.drops and is_run:
+            # Another name of the client's may stand for the same: that is prepared anew.
+            del link.prepared[key]
+            if exchange.dropped is None:
+                exchange.dropped = []
+            exchange.dropped.append(name)
         names.append(name)
     return Made(b"".join(pieces), namespace.renamed(text, uses, names, renaming))
 
@@ -440,7 +449,7 @@ def _stand_in(
         exchange.gone = gone
     if not uses:
         return None
-    made = _with_names(exchange, link, prepared.sql, uses, steps, used, max_prepared)
+    made = _with_names(exchange, link, prepared.sql, uses, is_run, steps, used, max_prepared)
     name = link.new_server_name()
     link.garbage.append(name)
     steps.append(DROP)

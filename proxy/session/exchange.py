@@ -237,6 +237,7 @@ class Exchange:
     replies        messages that are answered so far, while there are no steps
     commands       commands that are complete; commands_sent: those that were asked for
     effects        what they do to the names of statements, where they do anything
+    dropped        names on the server connection that they deallocate
     gone           names that they deallocate, b"" = all, as far as they were sent
     answered       portals whose rows come from a plugin or the cache
     renaming       names that were replaced in texts sent, to be put back in an error
@@ -265,6 +266,7 @@ class Exchange:
         "commands_sent",
         "completions",
         "copy_in",
+        "dropped",
         "effects",
         "error",
         "forwarded",
@@ -321,6 +323,7 @@ class Exchange:
         self.commands_sent = 0
         self.effects: list[Effect] | None = None
         self.gone: list[bytes] | None = None
+        self.dropped: list[bytes] | None = None
         self.answered: dict[bytes, AnsweredPortal] | None = None
         self.renaming: Renaming | None = None
         self.node = ""

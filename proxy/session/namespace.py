@@ -67,12 +67,13 @@ class Effect:
 
 @final
 class Use:
-    """A protocol-level statement that a text uses: which, and where its name stands."""
+    """A protocol-level statement that a text uses or drops, and where its name stands."""
 
-    __slots__ = ("end", "name", "prepared", "start")
+    __slots__ = ("drops", "end", "name", "prepared", "start")
 
-    def __init__(self, name: bytes, prepared: Prepared, start: int, end: int) -> None:
+    def __init__(self, name: bytes, prepared: Prepared, drops: bool, start: int, end: int) -> None:
         self.name = name
+        self.drops = drops
         self.prepared = prepared
         self.start = start
         self.end = end
@@ -135,13 +136,11 @@ def foreign(original: StatementFacts, sql: bytes) -> Prepared:
 # -- what a name stands for
 
 
-def candidates(
-    name: str, intake: "Intake", exchange: Exchange, here: list[StatementFacts]
-) -> list[Prepared]:
+def candidates(name: str, intake: "Intake", here: list[StatementFacts]) -> list[Prepared]:
     """
     Every statement that EXECUTE of this name may run; most probable last.
 
-    What came before in the same exchange may have run or not: all of it counts.
+    What came before in the same batch may have run or not: all of it counts.
     """
     found: list[Prepared] = []
     key = name.encode("utf-8", "surrogateescape")
@@ -150,10 +149,6 @@ def candidates(
         known = intake.foreign.get(key)
     if known is not None:
         found.append(known)
-    if exchange.effects is not None:
-        for effect in exchange.effects:
-            if effect.prepared is not None and effect.name == key:
-                found.append(effect.prepared)
     for statement in here:
         if statement.prepared_name == name:
             found.append(foreign(statement, statement.text))
@@ -195,6 +190,10 @@ def apply_effects(exchange: Exchange, intake: "Intake", link: "BackendLink") -> 
     effects = exchange.effects
     exchange.effects = None
     exchange.gone = None
+    if exchange.dropped is not None:
+        # Those that were not dropped after all are closed; of others that is no error.
+        link.garbage.extend(exchange.dropped)
+        exchange.dropped = None
     if effects is None:
         return
     for effect in effects:
@@ -208,9 +207,7 @@ def apply_effects(exchange: Exchange, intake: "Intake", link: "BackendLink") -> 
             link.prepared.clear()
             link.garbage.clear()
         elif intake.foreign.pop(effect.name, None) is None:
-            gone = intake.statements.pop(effect.name, None)
-            if gone is not None:
-                link.prepared.pop(gone.key, None)
+            intake.statements.pop(effect.name, None)
 
 
 def learn(intake: "Intake", found: dict[bytes, bytes], classifier: Classifier) -> None:
@@ -271,7 +268,8 @@ def uses_of(
             prepared = overrides.get(name, prepared)
         start, end = find_name(statement.text, _KEYWORDS[kind], name)
         if end > 0:
-            found.append(Use(name, prepared, base + start, base + end))
+            drops = kind == PREPARED_DEALLOCATE
+            found.append(Use(name, prepared, drops, base + start, base + end))
     return found
 
 
@@ -307,7 +305,7 @@ def with_client_names(reply: bytes, exchange: Exchange, link: "BackendLink") -> 
         for message in batch.messages:
             prepared = message.prepared
             if prepared is not None and prepared.key in link.prepared:
-                names[link.prepared[prepared.key]] = message.name
+                names.setdefault(link.prepared[prepared.key], message.name)
     for name in names:
         body = body.replace(b'"' + name + b'"', b'"' + names[name] + b'"')
     at = body.find(b"\x00P")
@@ -384,10 +382,18 @@ def _next_token(text: bytes, pos: int) -> tuple[int, int]:
         mark_end = text.find(b"$", pos + 1)
         if mark_end > 0 and not text[pos + 1 : pos + 2].isdigit():
             mark = text[pos : mark_end + 1]
-            if mark[1:-1].replace(b"_", b"").isalnum() or mark == b"$$":
+            if _is_tag(mark[1:-1]):
                 close = text.find(mark, mark_end + 1)
                 end = size if close < 0 else close + len(mark)
     return pos, end
+
+
+def _is_tag(text: bytes) -> bool:
+    """Whether this may stand between the dollars that begin a string."""
+    for byte in text:
+        if not (_is_word_start(byte) or 48 <= byte <= 57):
+            return False
+    return True
 
 
 def _comment_end(text: bytes, pos: int) -> int:

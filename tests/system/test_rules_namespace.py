@@ -99,6 +99,12 @@ def each(*texts: str) -> list[bytes | Until]:
                      id="from one to the other, in an open group"),
         pytest.param([run("DEALLOCATE foo") + parse("foo", "SELECT 2") + bind("foo") + execute()
                       + run("EXECUTE foo") + SYNC, READY], id="taken again in a pipeline"),
+        pytest.param([parse("twin", "SELECT $1::int + 1 AS answer") + SYNC, READY, *each(
+                      "DEALLOCATE foo; DEALLOCATE twin", "EXECUTE twin(1)")],
+                     id="two names of one text"),
+        pytest.param([parse("twin", "SELECT $1::int + 1 AS answer") + SYNC, READY,
+                      run("DEALLOCATE foo") + run("EXECUTE twin(1)") + run("DEALLOCATE twin")
+                      + SYNC, READY], id="two names of one text, in a pipeline"),
         pytest.param([run("EXECUTE foo(3)") + close("S", "foo") + SYNC, READY],
                      id="closed behind its use in a pipeline"),
         pytest.param([run("PREPARE p AS SELECT 3") + bind("p") + execute() + describe("S", "p")

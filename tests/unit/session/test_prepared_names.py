@@ -18,7 +18,7 @@ from tests.support.playbook import (
     parse,
     query,
 )
-from tests.support.small_postgres import SmallPostgres
+from tests.support.small_postgres import ROLLBACKS, SmallPostgres
 
 NAMES = [b"a", b"b"]
 TEXTS = [b"SELECT 1", b"SELECT 2", b"SELECT 1/0", b"SELEC 1"]
@@ -70,8 +70,13 @@ def same(script: Sequence[bytes]) -> bytes:
     server = SmallPostgres()
     served = Served()
     wanted = b"".join(server.receive(data) for data in script)
-    assert b"".join(served.send(data) for data in script) == wanted
+    assert blurred(b"".join(served.send(data) for data in script)) == blurred(wanted)
     return wanted
+
+
+def blurred(replies: bytes) -> bytes:
+    """Two names of one text in one Query: an error may speak of the other one."""
+    return replies.replace(b'"b"', b'"a"')
 
 
 names = st.sampled_from(NAMES)
@@ -93,8 +98,12 @@ groups = st.lists(messages, max_size=6).flatmap(
         st.sampled_from(COMMANDS).map(lambda text: b"".join(found) + query(text) + SYNC),
     )
 )
-queries = st.lists(st.sampled_from(COMMANDS), min_size=1, max_size=3).map(
-    lambda found: query(b"; ".join(found))
+# Behind a ROLLBACK of a failed transaction, in one text, there is no way to prepare anything.
+queries = st.one_of(
+    st.sampled_from(COMMANDS).map(query),
+    st.lists(st.sampled_from([text for text in COMMANDS if text not in ROLLBACKS]), max_size=3).map(
+        lambda found: query(b"; ".join([*found, b"COMMIT"]))
+    ),
 )
 scripts = st.lists(groups | queries, max_size=8)
 
@@ -148,6 +157,9 @@ ABORTED = b"C25P02"
                      id="made in SQL and used in a pipeline"),
         pytest.param([parse(b"a", TEXTS[0]) + SYNC, run(b"EXECUTE a") + close(b"a") + SYNC,
                       query(b"EXECUTE a")], [b"C26000"], id="closed behind its use"),
+        pytest.param([parse(b"a", TEXTS[0]) + parse(b"b", TEXTS[0]) + SYNC,
+                      query(b"DEALLOCATE a; EXECUTE b; DEALLOCATE b"), bind(b"b") + SYNC],
+                     [b"C26000"], id="two names of one text"),
         pytest.param([parse(b"a", TEXTS[0]) + parse(b"b", b"DEALLOCATE a") + describe(b"b") + SYNC,
                       bind(b"a") + execute() + bind(b"b") + execute() + run(b"EXECUTE a") + SYNC],
                      [b'C26000\x00Mprepared statement "a" does not exist'],
@@ -203,3 +215,12 @@ def test_an_error_of_a_bind_speaks_of_the_clients_name() -> None:
     play.b(backend.BIND_COMPLETE + complete(b"SELECT 1"))
     told = 'bind message supplies 0 parameters, but prepared statement "%s" requires 1'
     assert play.b(error("08P01", told % "headgate_2") + READY) == error("08P01", told % "b") + READY
+
+
+def test_a_statement_that_was_to_be_dropped_and_was_not_is_closed() -> None:
+    served = Served(1)
+    served.send(parse(b"a", TEXTS[0]) + SYNC)
+    assert b"C22012" in served.send(query(b"SELECT 1/0; DEALLOCATE a"))
+    assert TEXTS[0] in served.send(query(b"EXECUTE a"))
+    assert list(served.servers[0].statements) == [b"headgate_2"]
+    assert served.play.link.garbage == []
