@@ -311,6 +311,7 @@ class Conversation(Relay):
         """A connection of one's own: make the client's settings on it, then send."""
         self.link = link
         link.user_session = self
+        link.speaker.client_id = self.key.process_id
         if (link.applied_key != self.state.key or link.is_opaque) and self._apply(link):
             self.phase = APPLYING
             return

@@ -17,6 +17,7 @@ from mypy_extensions import mypyc_attr
 
 from proxy.errors import ProtocolViolation, Refusal
 from proxy.protocol import backend, tags
+from proxy.session import speakers
 from proxy.session.exchange import (
     STEP_DROP,
     STEP_INVENT,
@@ -133,6 +134,7 @@ class BackendLink:
     is_opaque       code ran that may have made settings which nobody can ask for; `opaque_for` is
                     the number of the session whose code that was
     user_session    the session it serves, None while idle
+    speaker         whose notifications come from it; see `session.speakers`
     watches         completions are reported
     """
 
@@ -164,6 +166,7 @@ class BackendLink:
         "reported",
         "reported_id",
         "secret_key",
+        "speaker",
         "status",
         "unnamed",
         "user",
@@ -199,6 +202,7 @@ class BackendLink:
         self.status = tags.STATUS_IDLE
         self.applied: dict[str, bytes] = {}
         self.applied_key = b""
+        self.speaker = speakers.enter(node, process_id)
         self.prepared: dict[bytes, bytes] = {}
         self.garbage: list[bytes] = []  # server names of statements to be closed
         self.unnamed: Prepared | None = None
@@ -252,6 +256,7 @@ class BackendLink:
         if self.is_closed:
             return
         self.is_closed = True
+        speakers.leave(self.speaker)
         self.close_reason = reason
         self.wire.write(b"X\x00\x00\x00\x04")
         self.wire.close()
@@ -390,6 +395,7 @@ class BackendLink:
     def connection_lost(self) -> None:
         """The socket has ended. Mutating; tells the session that used it, once."""
         self.is_closed = True
+        speakers.leave(self.speaker)
         user = self.user_session
         self.user_session = None
         self.exchange = None
@@ -436,19 +442,10 @@ class BackendLink:
 
     def _inspect(self, tag: int, data: bytes, run: int, pos: int, end: int) -> bool:
         """Look at one message; True when it was dealt with, run before it included."""
-        if tag == tags.NOTICE_RESPONSE or tag == tags.NOTIFICATION_RESPONSE:
-            if self._internal and tag == tags.NOTICE_RESPONSE:
-                return True
+        if tag == tags.NOTICE_RESPONSE:
             if self._internal:
-                user = self.user_session
-                if user is not None:
-                    user.on_reply(data[pos:end])
                 return True
-            if (
-                end == len(data)
-                and tag == tags.NOTICE_RESPONSE
-                and is_farewell(data[pos + 5 : end])
-            ):
+            if end == len(data) and is_farewell(data[pos + 5 : end]):
                 # Kept as if it were not whole yet: handed on with what follows, if anything does.
                 if run < pos:
                     self._forward(data[run:pos])
@@ -456,6 +453,13 @@ class BackendLink:
                 self._tail_bytes = self._needed = end - pos
                 return True
             return False
+        if tag == tags.NOTIFICATION_RESPONSE:
+            if run < pos:
+                self._forward(data[run:pos])
+            listener = self.user_session
+            if listener is not None:
+                listener.on_reply(speakers.named(data[pos:end], self.node))
+            return True
         if tag == tags.PARAMETER_STATUS:
             if run < pos:
                 self._forward(data[run:pos])

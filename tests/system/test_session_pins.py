@@ -226,6 +226,24 @@ def test_rule_19_notifications_reach_the_listener_and_nobody_else(
     assert list(client.notifies(timeout=0.2)) == []
 
 
+def test_rule_19_a_notification_names_the_client_that_has_notified(
+    gate: RunningProxy, client: Connection, primary: EmbeddedPostgres
+) -> None:
+    """By the process id that it was given at its login, as drivers compare it."""
+    client.execute("LISTEN who")
+    at_server = f"host=127.0.0.1 port={primary.port} user=postgres dbname=postgres"
+    with (
+        gate.connect() as first,
+        gate.connect() as second,
+        psycopg.connect(at_server, autocommit=True) as direct,
+    ):
+        for speaker in (first, client, second, direct, first):
+            speaker.execute("NOTIFY who")
+            got = [each.pid for each in client.notifies(timeout=5, stop_after=1)]
+            assert got == [speaker.info.backend_pid]
+    client.execute("UNLISTEN *")
+
+
 def test_rule_19_listen_is_transactional(gate: RunningProxy, client: Connection) -> None:
     client.execute("BEGIN; LISTEN kept; COMMIT")
     client.execute("BEGIN; LISTEN dropped; ROLLBACK")
