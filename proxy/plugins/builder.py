@@ -7,8 +7,9 @@ The slow steps run in threads; nothing that serves statements is touched.
 """
 
 import asyncio
-from concurrent.futures import Executor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 from proxy.errors import PluginFailed
 from proxy.observe.counters import HookStats
@@ -27,21 +28,36 @@ from proxy.plugins.runtime import Runtime
 from proxy.plugins.trust import Trust
 from proxy.settings.plugin_model import PluginOverride, Plugins
 
+WORKER_THREADS: Final = 8
+"""Of each plugin, made when it needs them: one that waits for its server takes none of another's."""
+
 _NO_OVERRIDE = PluginOverride()
 
 
 class Builder:
     """Builds generations by the operator's settings."""
 
-    def __init__(
-        self, settings: Plugins, runtime: Runtime, services: Services, threads: Executor
-    ) -> None:
+    def __init__(self, settings: Plugins, runtime: Runtime, services: Services) -> None:
         self.settings = settings
         self.runtime = runtime
         self.services = services
         self.trust = Trust(settings)
         self.compiled = CompiledCache(runtime, settings.cache_dir)
-        self._threads = threads
+        self._threads: dict[str, ThreadPoolExecutor] = {}
+
+    def threads_of(self, plugin: str) -> ThreadPoolExecutor:
+        """Where calls of a plugin wait; all its generations have the same."""
+        threads = self._threads.get(plugin)
+        if threads is None:
+            threads = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix=f"plugin {plugin}")
+            self._threads[plugin] = threads
+        return threads
+
+    def close(self) -> None:
+        """Build nothing any more, and start no call that waits for a thread."""
+        self.compiled.close()
+        for threads in self._threads.values():
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def update(self, settings: Plugins) -> None:
         """Go by other settings from now on."""
@@ -136,7 +152,7 @@ class Builder:
             override.on_error or manifest.on_error,
             stats,
             asyncio.get_running_loop(),
-            self._threads,
+            self.threads_of(manifest.name),
         )
         log = self.services.logs.of(manifest.name)
         log.line_bytes = blueprint.limits.log_line_bytes

@@ -3,7 +3,6 @@ What `headgate check` says of the plugins: each is read, verified, compiled, lin
 as a start would do it, without serving anything.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from proxy.errors import PluginFailed
@@ -43,21 +42,20 @@ def check_plugins(settings: Settings) -> list[CheckLine]:
         message = failed.message if isinstance(failed, PluginFailed) else str(failed)
         return [CheckLine("platform", False, message)]
     seen: dict[str, str] = {}
-    with ThreadPoolExecutor(1) as threads:
-        builder = Builder(settings.plugins, engine, Services(), threads)
-        for path in paths:
-            try:
-                source = builder.read(path)
-                name = source.manifest.name
-                if name in seen:
-                    raise PluginFailed(name, "name", f"{path}: {seen[name]} has the same name")
-                seen[name] = str(path)
-                if not builder.override(name).enabled:
-                    lines.append(CheckLine(name, True, f"{path.name}: disabled by the operator"))
-                    continue
-                lines.append(_try(builder, source))
-            except PluginFailed as failed:
-                lines.append(CheckLine(failed.plugin, False, f"{failed.cause}: {failed.message}"))
+    builder = Builder(settings.plugins, engine, Services())
+    for path in paths:
+        try:
+            source = builder.read(path)
+            name = source.manifest.name
+            if name in seen:
+                raise PluginFailed(name, "name", f"{path}: {seen[name]} has the same name")
+            seen[name] = str(path)
+            if not builder.override(name).enabled:
+                lines.append(CheckLine(name, True, f"{path.name}: disabled by the operator"))
+                continue
+            lines.append(_try(builder, source))
+        except PluginFailed as failed:
+            lines.append(CheckLine(failed.plugin, False, f"{failed.cause}: {failed.message}"))
     lines += [
         CheckLine(name, True, f"has settings, but no module in {directory} is of that name")
         for name in settings.plugins.settings

@@ -14,7 +14,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -43,7 +42,6 @@ __all__ = ["CheckLine", "Installer", "PluginManager", "check_plugins"]
 
 logger = logging.getLogger("headgate.plugins")
 
-WORKER_THREADS: Final = 8
 _NO_PLACE: Final = ("name", "limit")
 """Causes of a failed load that end when another plugin goes."""
 
@@ -96,7 +94,6 @@ class PluginManager(Drained):
         self._chains: dict[int, HookChains] = {}
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._threads: ThreadPoolExecutor | None = None
         self._builder: Builder | None = None
         self._watcher: asyncio.Task[None] | None = None
 
@@ -147,8 +144,7 @@ class PluginManager(Drained):
         if self._builder is None:
             engine = runtime()
             self_test(engine)
-            self._threads = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="plugin")
-            self._builder = Builder(self.settings, engine, self.services, self._threads)
+            self._builder = Builder(self.settings, engine, self.services)
         return self._builder
 
     async def stop(self) -> None:
@@ -165,9 +161,8 @@ class PluginManager(Drained):
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
         if self._builder is not None:
+            self._builder.close()
             self._builder.runtime.ticker.stop()
         self.services.kv.close()
 

@@ -17,7 +17,7 @@ import pytest
 
 from proxy.demo.cluster import EmbeddedPostgres
 from tests.support.rule_plugin import manifest_text, write_plugin
-from tests.support.system import ALL_GRANTS, ProxyFactory, RunningProxy
+from tests.support.system import ALL_GRANTS, ProxyFactory, RunningProxy, wait_until
 from tests.support.wat import escaped
 
 TIME_LIMIT_S = 1.0
@@ -238,6 +238,42 @@ def test_only_the_statement_that_asks_waits(proxy: ProxyFactory, site: str, what
         assert time.monotonic() - started >= TIME_LIMIT_S
     assert done > 10
     assert asker.running.metrics().value("headgate_hook_errors_total", plugin="asks") == 0
+
+
+def test_a_plugin_that_waits_takes_no_threads_of_another(proxy: ProxyFactory, site: str) -> None:
+    asker = Asker(
+        proxy,
+        [fetch(f"http://{site}/slow")],
+        http={"allow_hosts": [site], "timeout": "20s"},
+    )
+    running = asker.running
+    write_plugin(
+        running.plugin_dir, "quick", asking_wat([fetch(f"http://{site}/")]),
+        manifest_text(
+            "quick", ["pre_query"], ["kv.write", "db.query", "http.fetch"],
+            more='priority = 1\n[match]\ndatabases = ["template1"]',
+        ),
+    )  # fmt: skip
+    assert running.api("POST", "/api/plugins/reload")[0] == 200
+
+    def ask_slowly() -> None:
+        with running.connect() as client:
+            client.execute("SELECT 'ask 0'", prepare=False)
+
+    with ThreadPoolExecutor(20) as threads:
+        waiting = [threads.submit(ask_slowly) for _ in range(20)]
+        wait_until(
+            lambda: running.metrics().value("headgate_plugin_in_flight", plugin="asks") == 20
+        )
+        # New statements are not asks's business any more; those that wait go on waiting.
+        assert running.api("POST", "/api/plugins/asks/disable")[0] == 200
+        with running.connect(dbname="template1") as client:
+            client.execute("SELECT 'ask 0'", prepare=False)
+        assert not any(one.done() for one in waiting)
+        _Site.is_over.set()
+        for one in waiting:
+            one.result(timeout=20)
+    assert running.api("GET", "/api/plugins/quick/kv/text")[0] == 200
 
 
 def test_without_a_word_of_the_operator_there_is_neither(proxy: ProxyFactory) -> None:

@@ -1,7 +1,6 @@
 """Building a generation: whatever step refuses, nothing is left behind."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -19,8 +18,9 @@ from tests.support.wat import ALL_GRANTS, body_wat, manifest, put, wasm_of
 @pytest.fixture
 def builder():
     runtime().ticker.start()
-    with ThreadPoolExecutor(1) as threads:
-        yield Builder(Plugins(grants=ALL_GRANTS), runtime(), Services(), threads)
+    found = Builder(Plugins(grants=ALL_GRANTS), runtime(), Services())
+    yield found
+    found.close()
 
 
 async def test_a_generation_comes_out_initialized(tmp_path, builder):
