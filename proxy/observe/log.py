@@ -5,10 +5,11 @@ Configured once at the start and again at a reload. Secrets are kept out by thos
 last net here: keys that name secrets never show their values.
 """
 
+import contextlib
 import logging
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Final
+from typing import Any, Final, TextIO, cast
 
 import structlog
 
@@ -29,6 +30,29 @@ _LEVELS: Final = {
 }
 
 
+class ForgivingStream:
+    """
+    A stream that may be gone.
+
+    A full disk, or a reader that has left, is no reason to fail for those who log: a client's login,
+    a reload, the drain. Lines are lost then.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or do not."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or do not."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+
 def configure_logging(log: Log) -> None:
     """Set up the log as `[log]` says."""
     as_json = log.format == "json" or (log.format == "auto" and not sys.stderr.isatty())
@@ -47,7 +71,7 @@ def configure_logging(log: Log) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[log.level]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=cast(TextIO, ForgivingStream(sys.stderr))),
         cache_logger_on_first_use=False,
     )
     # asyncio, uvicorn and asyncpg log through the standard library, warnings up; the plugin host

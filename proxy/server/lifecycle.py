@@ -18,7 +18,7 @@ import structlog
 import uvloop
 
 from proxy.errors import SettingsError
-from proxy.observe.log import configure_logging
+from proxy.observe.log import ForgivingStream, configure_logging
 from proxy.server.authrules import make_auth_rules
 from proxy.server.tls import make_node_tls, make_server_tls
 from proxy.settings.load import load
@@ -108,8 +108,9 @@ def announce(settings: Settings) -> None:
     line = f"headgate is ready: PostgreSQL on {hosts} port {settings.listen.port}"
     if settings.admin.port:
         line += f", admin on http://{settings.admin.host}:{settings.admin.port}"
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    stdout = ForgivingStream(sys.stdout)
+    stdout.write(line + "\n")
+    stdout.flush()
 
 
 def _on_stop(stopping: asyncio.Event, worker: "Worker") -> None:

@@ -5,9 +5,12 @@ Everything by signals to the process that an operator knows, with clients that a
 something.
 """
 
+import os
 import signal
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -304,3 +307,25 @@ def test_reload_changes_the_log_level(proxy: ProxyFactory, workers: int) -> None
     reload_and_wait(running, log={"level": "debug"})
     running.connect().close()
     running.log_contains("client left")
+
+
+def test_nobody_notices_that_the_log_has_no_reader(proxy: ProxyFactory) -> None:
+    running = proxy(start=False, workers=2)
+    running.write_config()
+    reader, writer = os.pipe()
+    with subprocess.Popen(
+        [sys.executable, "-m", "proxy", "serve", "--config", str(running.config_path)],
+        env=running.environment,
+        stdout=subprocess.PIPE,
+        stderr=writer,
+    ) as process:
+        os.close(writer)
+        assert process.stdout is not None
+        assert b"ready" in process.stdout.readline()
+        os.close(reader)
+        for _ in range(3):
+            with running.connect(connect_timeout=10) as client:
+                assert client.execute("SELECT 1").fetchone() == (1,)
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0

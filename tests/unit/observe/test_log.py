@@ -61,3 +61,20 @@ def test_the_standard_librarys_lines_are_in_the_same_stream(
         ("replaced 1.0.0", "info", "headgate.plugins"), ("slow", "warning", "asyncio"),
     ]  # fmt: skip
     assert lines[0]["plugin"] == "p"
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, OSError, ValueError])
+def test_who_logs_does_not_notice_that_the_stream_is_gone(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise error
+
+        def flush(self) -> None:
+            raise error
+
+    monkeypatch.setattr("sys.stderr", Gone())
+    log.configure_logging(Log(format="json"))
+    structlog.get_logger().warning("nobody reads this")
+    logging.getLogger("asyncio").error("nor this")
