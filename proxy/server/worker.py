@@ -272,9 +272,10 @@ class Worker:
             lambda: self.settings.auth.login_timeout,
             lambda: MAX_PENDING_LOGINS,
         )
-        self._listener = listener
         if self.place is None:
             listener.start(_open_sockets(settings.listen))
+        # Not before: where another server listens on the Unix socket, `stop` must leave it alone.
+        self._listener = listener
         self.tasks.spawn(self._sweep(), "time-outs")
         self.admin = _admin_side(self)
         await self.admin.start()

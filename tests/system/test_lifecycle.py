@@ -20,6 +20,7 @@ import psycopg
 import pytest
 
 from proxy.demo.cluster import EmbeddedPostgres, EmbeddedStandby
+from proxy.demo.workspace import Workspace
 from tests.support.certificates import Certificates
 from tests.support.system import ProxyFactory, RunningProxy, merged, wait_until
 
@@ -329,3 +330,24 @@ def test_nobody_notices_that_the_log_has_no_reader(proxy: ProxyFactory) -> None:
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
+
+
+def test_a_second_proxy_leaves_the_first_ones_unix_socket_alone(
+    proxy: ProxyFactory, workers: int, workspace: Workspace
+) -> None:
+    directory = workspace.path / f"sockets-{workers}"
+    directory.mkdir()
+    first = proxy(listen={"unix_socket_dir": str(directory)})
+    second = proxy(
+        start=False, listen={"unix_socket_dir": str(directory), "host": [], "port": first.port}
+    )
+    second.write_config()
+    done = subprocess.run(
+        [sys.executable, "-m", "proxy", "serve", "--config", str(second.config_path),
+         "--workers", str(workers)],
+        env=second.environment, capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "another server listens" in done.stderr
+    with first.connect(host=str(directory)) as client:
+        assert client.execute("SELECT 1").fetchone() == (1,)
