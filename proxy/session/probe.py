@@ -7,6 +7,7 @@ encoding of the client's can change what it says.
 
 from typing import TYPE_CHECKING, Final, final
 
+from proxy.protocol import backend
 from proxy.session.link import BackendLink, InternalQuery
 from proxy.session.state import settings_key
 
@@ -159,7 +160,7 @@ class ProbeQuery(InternalQuery):
 
     def on_error(self, fields: dict[str, str]) -> None:
         """Unknown state is unsafe state."""
-        self._failed = fields.get("C", "XX000")
+        self._failed = backend.sqlstate_of(fields)
 
     def on_done(self, link: BackendLink, status: int) -> None:
         """Tell the session."""
