@@ -554,7 +554,11 @@ class Conversation(Relay):
         self.link = None
         self._let_read(link)
         link.user_session = None
-        self._broker.release(link)
+        if link.status == tags.STATUS_IDLE:
+            self._broker.release(link)
+        else:
+            # SAFETY: only a hostile server says so here; its transaction would be the next client's.
+            self._broker.discard(link, "it is in a transaction that nobody began")
 
     def _let_read(self, link: BackendLink) -> None:
         """The link is not this client's any more: neither slows the other down."""

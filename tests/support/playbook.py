@@ -83,8 +83,10 @@ class FakeBroker(Broker):
 
     def acquire(self, waiter: Waiter, database: str, user: str, route: Route) -> BackendLink | None:
         self.routes.append(route)
-        if self.free and not self.is_empty:
-            return self.free.pop()
+        while self.free and not self.is_empty:
+            link = self.free.pop()
+            if not link.is_closed:
+                return link
         self.waiting = waiter
         return None
 

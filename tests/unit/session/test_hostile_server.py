@@ -118,6 +118,21 @@ def test_second_ready_for_query_of_one_statement_ends_the_connection() -> None:
     assert play.link.is_closed
 
 
+def test_transaction_that_nobody_began_is_not_the_next_clients() -> None:
+    play = Playbook(links=2)
+    play.f(query(b"SELECT a FROM t"))
+    assert play.b(error("25006", "read only") + READY_T) == b""
+    assert [link for link, _ in play.broker.discarded] == [play.link]
+    assert play.wire_of(1).take() == query(b"SELECT a FROM t")
+
+
+def test_transaction_in_an_answer_to_the_proxy_is_not_the_next_clients() -> None:
+    play = probing()
+    assert play.b(complete(b"SELECT 0") + READY_T) == b""
+    assert [link for link, _ in play.broker.discarded] == [play.link]
+    assert not play.client.is_closed
+
+
 def test_error_that_nobody_is_owed_is_dropped() -> None:
     """An idle server may say that it will end; the end itself is what counts."""
     play = Playbook()
