@@ -17,9 +17,13 @@ from typing import final
 
 @final
 class Refusal:
-    """What an ErrorResponse says: severity, SQLSTATE and texts, without internals."""
+    """
+    What an ErrorResponse says: severity, SQLSTATE and texts, without internals.
 
-    __slots__ = ("detail", "hint", "message", "severity", "sqlstate")
+    routine  where PostgreSQL raises it, for the few errors that drivers tell apart by that
+    """
+
+    __slots__ = ("detail", "hint", "message", "routine", "severity", "sqlstate")
 
     def __init__(
         self,
@@ -28,12 +32,14 @@ class Refusal:
         detail: str = "",
         hint: str = "",
         severity: str = "ERROR",
+        routine: str = "",
     ) -> None:
         self.sqlstate = sqlstate
         self.message = message
         self.detail = detail
         self.hint = hint
         self.severity = severity
+        self.routine = routine
 
     def __repr__(self) -> str:
         return f"Refusal({self.severity} {self.sqlstate}: {self.message})"

@@ -84,6 +84,9 @@ def _fields_of(refusal: Refusal) -> bytes:
     if refusal.hint:
         pieces.append(b"H")
         pieces.append(_field_text(refusal.hint))
+    if refusal.routine:
+        pieces.append(b"R")
+        pieces.append(_field_text(refusal.routine))
     pieces.append(b"\x00")
     return b"".join(pieces)
 

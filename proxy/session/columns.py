@@ -38,7 +38,10 @@ def columns_key(body: bytes) -> bytes:
 
 def changed() -> Refusal:
     """What PostgreSQL answers where a statement's columns are not those that it had."""
-    return Refusal("0A000", "cached plan must not change result type")
+    # By the routine asyncpg and pgjdbc know that it helps to prepare again.
+    return Refusal(
+        "0A000", "cached plan must not change result type", routine="RevalidateCachedQuery"
+    )
 
 
 def look_at_columns(session: "Conversation", exchange: Exchange, link: BackendLink) -> bool:

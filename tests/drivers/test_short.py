@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.drivers import toolchains
+from tests.drivers import table, toolchains
 from tests.drivers.checklist import EXPECTED, STEPS
 from tests.drivers.conftest import LEFT_OUT, Places
 
@@ -32,3 +32,10 @@ def test_driver_does_through_the_proxy_what_it_shall(module: str, places: Places
         if not value.startswith(LEFT_OUT) and EXPECTED[step] not in (None, value)
     }
     assert wrong == {}
+
+
+def test_table_of_drivers_is_that_of_the_checklist() -> None:
+    document = table.DOCUMENT.read_text()
+    assert document == table.replaced(document), "python -m tests.drivers.table writes it"
+    for step in STEPS:
+        assert f"`{step}`" in document

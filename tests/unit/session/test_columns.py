@@ -66,4 +66,6 @@ def test_other_columns_refuse_the_execution_in_its_turn() -> None:
     replied = play.b(backend.PARSE_COMPLETE + error("42601", "syntax error") + READY)
     assert replied.startswith(backend.PARSE_COMPLETE)
     assert b"C0A000\x00Mcached plan must not change result type\x00" in replied
+    # Drivers prepare again for this one of all 0A000s, which they know by its routine.
+    assert b"\x00RRevalidateCachedQuery\x00" in replied
     assert replied.endswith(READY)
