@@ -147,8 +147,7 @@ def inspect_batch(
                 message.inspection = made[len(made) - 1]
         elif tag == tags.PARSE:
             prepared = message.prepared
-            if prepared is None:
-                continue
+            assert prepared is not None
             if not prepared.is_raw:
                 prepared.facts = classifier.exact(prepared.text)
                 prepared.sql_facts = prepared.facts
@@ -165,8 +164,7 @@ def inspect_batch(
             prepared.answer = None
         elif tag == tags.BIND:
             prepared = message.prepared
-            if prepared is None:
-                continue
+            assert prepared is not None
             if prepared.judged_in is exchange and not wants_parameters:
                 # Its Parse, in this same group: one statement, judged once.
                 prepared.judged_in = None
@@ -467,8 +465,7 @@ def _executes(
 ) -> bool:
     """Have an SQL EXECUTE run the text that the plugins want; False where that cannot be had."""
     target = inspection.target
-    if not isinstance(target, Prepared):
-        return False
+    assert isinstance(target, Prepared)
     text = inspection.facts.text if inspection.is_rewritten else target.text
     if text == target.sql or (target.is_foreign and not inspection.is_rewritten):
         return True

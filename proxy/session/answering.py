@@ -68,8 +68,7 @@ def apply_answers(exchange: Exchange, batch: Batch) -> None:
 
 def _answer_bind(exchange: Exchange, batch: Batch, message: Message) -> None:
     prepared = message.prepared
-    if prepared is None:
-        return
+    assert prepared is not None
     answer = prepared.answer
     inspection = message.inspection
     if inspection is not None:

@@ -193,8 +193,7 @@ def render(
             continue
         prepared = message.prepared
         if tag == tags.PARSE:
-            if prepared is None:
-                continue
+            assert prepared is not None
             if not prepared.is_named:
                 link.unnamed = prepared
                 if prepared.sql is not prepared.text:
@@ -220,8 +219,7 @@ def render(
                 pieces.append(_prepare(link, prepared, steps, message, used, max_prepared))
             continue
         if tag == tags.BIND or (tag == tags.DESCRIBE and message.is_statement):
-            if prepared is None:
-                continue
+            assert prepared is not None
             stand_in = b""
             if prepared.is_special:
                 if not prepared.is_foreign:

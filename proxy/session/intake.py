@@ -400,10 +400,8 @@ class Intake:
                 return
             if not message.name:
                 self.unnamed = message.previous
-            elif message.previous is None:
-                self.statements.pop(message.name, None)
             else:
-                self.statements[message.name] = message.previous
+                self.statements.pop(message.name, None)
         elif message.tag == tags.CLOSE and message.is_statement and message.previous is not None:
             if message.previous.is_foreign:
                 self.foreign[message.name] = message.previous
