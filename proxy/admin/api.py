@@ -117,7 +117,11 @@ def _state_routes(desk: Desk) -> list[ControllerRouterHandler]:
         found = await desk.here("events")
         return {"plugins": found["rows"], "changes": list(desk.audit.last)}
 
-    return [status, pools, clients, servers, nodes, config, events]
+    @get("/api/refused", summary="The statements that plugins refused last: who, what, and why")
+    async def refused(limit: FromQuery[int] = 1000) -> dict[str, Any]:
+        return _limited("refused", await desk.refused(), limit)
+
+    return [status, pools, clients, servers, nodes, config, events, refused]
 
 
 def _change_routes(desk: Desk) -> list[ControllerRouterHandler]:

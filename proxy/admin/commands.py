@@ -58,6 +58,7 @@ class Commands:
             "nodes": self._rows(views.nodes),
             "plugins": self._rows(views.plugins),
             "events": self._rows(views.events),
+            "refused": self._rows(views.refused),
             "config": self._config,
             "standing": self._standing,
             "reload": self._reload,

@@ -33,6 +33,7 @@ HELP: Final = (
     ("SHOW CLIENTS|PINS", "who is connected, and whose connection cannot be shared"),
     ("SHOW STATS|STATS_TOTALS|STATS_AVERAGES|EVENTS", "what was counted"),
     ("SHOW PLUGINS|HOOKS", "plugins, and what their hooks did"),
+    ("SHOW REFUSED", "the statements that plugins refused last: who, what, and why"),
     ("PAUSE [db]", "hand out no connection; returns when none is in use"),
     ("RESUME [db]", "end PAUSE or KILL"),
     ("RECONNECT [db]", "make server connections anew, each as soon as it is free"),
@@ -289,6 +290,17 @@ async def _pins(desk: "Desk") -> Rows:
     ]
 
 
+async def _refused(desk: "Desk") -> Rows:
+    return [
+        [
+            _when(row["time_s"]), row["client"], row["user"], row["database"],
+            row["application_name"], row["plugin"] or None, row["hook"] or None, row["sqlstate"],
+            row["message"], row["statement"],
+        ]
+        for row in await desk.refused()
+    ]  # fmt: skip
+
+
 async def _events(desk: "Desk") -> Rows:
     events: dict[str, int] = (await desk.status())["events"]
     return [[cause, count] for cause, count in sorted(events.items())]
@@ -395,5 +407,12 @@ TABLES: Final[dict[str, Table]] = {
     ),
     "pins": (_columns("client", "user", "database", "node", "server_pid#", "reason"), _pins),
     "events": (_columns("cause", "count#"), _events),
+    "refused": (
+        _columns(
+            "time", "client", "user", "database", "application_name", "plugin", "hook", "sqlstate",
+            "message", "statement",
+        ),
+        _refused,
+    ),
 }  # fmt: skip
 """Columns of each SHOW, and who makes its rows."""

@@ -61,8 +61,13 @@ class Desk:
         return merging.pools(await self.ask("pools"))
 
     async def rows(self, what: str) -> list[Row]:
-        """Clients or servers of all workers."""
+        """Clients, servers or refused statements of all workers."""
         return merging.rows(await self.ask(what))
+
+    async def refused(self) -> list[Row]:
+        """The statements that were refused last, by any worker, the newest first."""
+        found = await self.rows("refused")
+        return sorted(found, key=lambda row: float(row["time_s"]), reverse=True)
 
     async def totals(self) -> list[Row]:
         """Sums by database."""

@@ -44,8 +44,8 @@ if(r.status===401){$("login").hidden=false;throw new Error("a token is needed")}
 $("login").hidden=true;
 if(!r.ok){let why=r.status;try{why=(await r.json()).error.why}catch(e){}throw new Error(why)}
 return r.json()}
-async function show(){const[s,n,p,g,e]=await Promise.all(["status","nodes","pools","plugins",
-"events"].map(x=>api("/api/"+x)));
+async function show(){const[s,n,p,g,e,f]=await Promise.all(["status","nodes","pools","plugins",
+"events","refused?limit=20"].map(x=>api("/api/"+x)));
 const sum=$("sum");sum.textContent="";const now=Date.now()/1000;
 const rate=last&&now>last.t?Math.max(0,(s.queries-last.q)/(now-last.t)):null;
 last={t:now,q:s.queries};
@@ -73,6 +73,8 @@ micros(c.latency.p99_us),Object.entries(c.decisions).map(([k,v])=>k+" "+v).join(
 [errors+(c.breaker&&c.breaker!=="closed"?" breaker "+c.breaker:""),"bad"]])})}
 table("plugins",[["plugin"],["version"],["state"],["hook"],["calls","n"],["p50","n"],["p99","n"],
 ["decisions"],["errors"]],rows);
+table("refused",[["time"],["user"],["database"],["plugin"],["sqlstate"],["message"],["statement"]],
+f.refused.map(x=>[when(x.time_s),x.identity,x.database,x.plugin,x.sqlstate,x.message,x.statement]));
 const ev=[...e.plugins.map(x=>[x.time_s,"plugin "+x.plugin+": "+x.kind+" "+(x.new_version||"")+" "+
 x.message,x.kind.endsWith("failed")||x.kind==="drain_timeout"]),
 ...e.changes.map(x=>[x.time_s,x.who+" "+x.from+": "+x.action+" "+x.target+": "+x.result,
@@ -110,6 +112,7 @@ PAGE: Final = f"""<!doctype html>
 <h2>Nodes</h2><table id="nodes"></table>
 <h2>Pools</h2><table id="pools"></table>
 <h2>Plugins</h2><table id="plugins"></table>
+<h2>Last refused statements</h2><table id="refused"></table>
 <h2>Last events</h2><table id="events"></table>
 <h2>Counted by cause</h2><table id="causes"></table>
 <script>{_SCRIPT}</script></body></html>

@@ -301,6 +301,11 @@ def _without_texts(value: Any) -> Any:
     return MASK if isinstance(value, str) and value else value
 
 
+def refused(worker: "Worker") -> list[Row]:
+    """The statements that were refused last, the newest at the end."""
+    return worker.refused.last()
+
+
 def events(worker: "Worker") -> list[Row]:
     """What happened to the plugins last, the newest at the end."""
     return [event.as_dict() for event in list(worker.plugins.events.last)]

@@ -35,6 +35,7 @@ from proxy.hooks.clearing import UNKNOWN_KIND, Clearances
 from proxy.hooks.outcomes import OutcomeQueue
 from proxy.hooks.plan import Plan, Seat
 from proxy.hooks.points import EMPTY_CHAINS, Completion, HookChains
+from proxy.hooks.refused import RefusedStatements
 from proxy.hooks.rowset import ResultCache
 from proxy.observe.counters import Counters
 from proxy.routing.route import ROUTE_BRANCH, ROUTE_NODE, ROUTE_PRIMARY, ROUTE_STANDBY, Route
@@ -85,6 +86,7 @@ class HookPipeline(Gate):
         outcomes: OutcomeQueue,
         request_prefix: bytes,
         budget_us: int = BUDGET_US,
+        refused: RefusedStatements | None = None,
     ) -> None:
         self.judges = False
         self.routes = False
@@ -96,6 +98,7 @@ class HookPipeline(Gate):
         self.cache: ResultCache | None = None
         self.refuses_unknown = False
         self.outcomes = outcomes
+        self.refused = refused
         self._classifier = classifier
         self._counters = counters
         self._prefix = request_prefix
@@ -167,7 +170,7 @@ class HookPipeline(Gate):
         plan = self._enter(inspection)
         if self.refuses_unknown and inspection.facts.kind == UNKNOWN_KIND:
             self._counters.blocked += 1
-            self._refuse(inspection, Refusal("42000", UNKNOWN_SQL))
+            self._refuse(None, inspection, Refusal("42000", UNKNOWN_SQL))
             return True
         if not plan.is_judging:
             return True
@@ -442,7 +445,7 @@ class HookPipeline(Gate):
         else:
             return _FORBIDDEN
         self._counters.blocked += 1
-        self._refuse(inspection, refusal)
+        self._refuse(seat, inspection, refusal)
         return _END_OF_ALL
 
     def _rewrite(self, seat: Seat, inspection: Inspection, answer: Answer) -> int:
@@ -497,7 +500,8 @@ class HookPipeline(Gate):
         """A call failed, and is counted: the hook's failure rule."""
         if not seat.fails_closed:
             return _NEXT
-        self._refuse(inspection, Refusal("58000", f'plugin "{seat.subscriber.plugin}" failed'))
+        refusal = Refusal("58000", f'plugin "{seat.subscriber.plugin}" failed')
+        self._refuse(seat, inspection, refusal)
         return _END_OF_ALL
 
     def _too_long(self, seat: Seat, inspection: Inspection, size: int) -> int:
@@ -506,6 +510,7 @@ class HookPipeline(Gate):
         if not (seat.fails_closed or seat.may_block or seat.may_deny):
             return _NEXT
         self._refuse(
+            seat,
             inspection,
             Refusal(
                 "54000",
@@ -516,7 +521,11 @@ class HookPipeline(Gate):
         )
         return _END_OF_ALL
 
-    def _refuse(self, inspection: Inspection, refusal: Refusal) -> None:
+    def _refuse(self, seat: Seat | None, inspection: Inspection, refusal: Refusal) -> None:
+        if self.refused is not None:
+            plugin = "" if seat is None else seat.subscriber.plugin
+            hook = "" if seat is None else points.HOOK_NAMES[seat.hook]
+            self.refused.add(inspection, plugin, hook, refusal)
         inspection.verdict = VERDICT_REFUSE
         inspection.refusal = refusal
         inspection.answer = None

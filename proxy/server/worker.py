@@ -19,6 +19,7 @@ from proxy.errors import PluginFailed, Refusal, SettingsError
 from proxy.hooks.login import ConnectionHooks
 from proxy.hooks.outcomes import OutcomeQueue
 from proxy.hooks.pipeline import HookPipeline
+from proxy.hooks.refused import RefusedStatements
 from proxy.hooks.result_cache import LocalResultCache
 from proxy.hooks.write_marks import WriteMarks
 from proxy.observe.counters import Counters
@@ -126,7 +127,10 @@ class Worker:
         self.outcomes = OutcomeQueue(
             LoopScheduler(self.clock), self.counters, prefix, settings.plugins.outcome_queue
         )
-        self.pipeline = HookPipeline(self.classifier, self.counters, self.outcomes, prefix)
+        self.refused = RefusedStatements(unix_time_s)
+        self.pipeline = HookPipeline(
+            self.classifier, self.counters, self.outcomes, prefix, refused=self.refused
+        )
         self.users = UserStore(_users_of(settings), None, settings.auth.query_cache)
         self.users.lookup = self._make_lookup(settings)
         self.dialer = ServerDialer(

@@ -41,6 +41,24 @@ def test_metrics_count_what_happens(served: RunningProxy) -> None:
     wait_until(lambda: served.metrics().value("headgate_client_connections") == 0)
 
 
+def test_a_refused_statement_is_shown_with_its_reason(proxy: ProxyFactory) -> None:
+    served = proxy(admin=ADMIN, examples=("no-drop",))
+    with served.connect(application_name="tests") as connection:
+        for sql in ("DROP TABLE a_table", "DELETE FROM a_table"):
+            with pytest.raises(psycopg.Error):
+                connection.execute(sql)
+        connection.execute("SELECT 1")
+    with console(served) as connection:
+        shown = connection.execute("SHOW REFUSED").fetchall()
+    assert [row[2:8] + row[9:] for row in shown] == [
+        ("postgres", "postgres", "tests", "no-drop", "pre_query", "42000", sql)
+        for sql in ("DELETE FROM a_table", "DROP TABLE a_table")
+    ]
+    assert shown[1][8] == "Query blocked by plugin: DROP is not allowed"
+    status, body = served.api("GET", "/api/refused?limit=1")
+    assert (status, body["total"], len(body["refused"])) == (200, 2, 1)
+
+
 def test_health_and_draining(served: RunningProxy) -> None:
     assert served.api("GET", "/health/live") == (200, {"status": "alive"})
     status, body = served.api("GET", "/health/ready")

@@ -56,6 +56,7 @@ async def test_nodes_clients_servers_events(worker: Worker, call: Call) -> None:
     assert (await call("GET", "/api/clients")).json == {"clients": [], "total": 0}
     assert (await call("GET", "/api/servers?limit=5")).json == {"servers": [], "total": 0}
     assert (await call("GET", "/api/events")).json == {"plugins": [], "changes": []}
+    assert (await call("GET", "/api/refused")).json == {"refused": [], "total": 0}
 
 
 async def test_config_has_no_secret(tmp_path: Path, worker: Worker, call: Call) -> None:
