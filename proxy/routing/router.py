@@ -154,7 +154,7 @@ class Router:
             ticket -= node.weight
             if ticket < 0:
                 return node
-        return nodes[0]
+        raise AssertionError("the ticket is less than all weights together")
 
     def _least_busy(self, nodes: tuple[Node, ...], count: int) -> Node:
         # Starting at another node each time spreads the load when all are equally busy.

@@ -159,6 +159,16 @@ def test_a_statement_keeps_its_generation_and_drains_it() -> None:
     assert setup.chains.in_flight == 0
 
 
+def test_who_observes_is_told_of_the_very_text() -> None:
+    """Facts of another text that differs in constants only are made exact before anyone looks."""
+    setup = Setup(FakeSubscriber(POST_QUERY))
+    inspection = setup.judge()
+    inspection.raw_text = b"SELECT 2"
+    setup.pipeline.finished(inspection, None)
+    assert inspection.facts.text == b"SELECT 2"
+    assert inspection.raw_text == b""
+
+
 # --- continue, block, deny ----------------------------------------------------------------
 
 

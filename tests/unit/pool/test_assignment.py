@@ -204,6 +204,42 @@ def test_a_pool_without_connections_is_not_starved_by_one_that_has_them_all() ->
     assert rich.put(slot) == PUT_GRANT  # there is room for both
 
 
+def test_a_pool_where_nobody_waits_is_no_older_than_another() -> None:
+    quota = Quota("database app", 1)
+    holder, waiting = make_pool(), make_pool()
+    for pool in (holder, waiting):
+        pool.quotas.append(quota)
+    slot = holder.begin_open()
+    holder.opened(slot)
+    waiting.waiting.insert(make_ticket(1.0))
+    waiting.starve()
+    assert not holder.is_older_than(waiting)
+    assert waiting.is_older_than(holder)
+    assert quota.neediest() is waiting
+    assert holder.put(slot) == PUT_CLOSE
+    waiting.stop_starving()
+    assert quota.neediest() is None
+
+
+def test_the_oldest_idle_connection_is_the_one_that_rested_longest() -> None:
+    pool = make_pool()
+    assert pool.oldest_idle() is None
+    first, second = open_idle(pool), open_idle(pool)
+    assert pool.oldest_idle() is first
+    pool.remove(first)
+    assert pool.oldest_idle() is second
+
+
+def test_a_full_limit_without_others_in_need_takes_nothing_away() -> None:
+    roomy, full = Quota("server", 5), Quota("database app", 1)
+    pool = make_pool()
+    pool.quotas.extend((roomy, full))
+    slot = pool.begin_open()
+    pool.opened(slot)
+    pool.waiting.insert(make_ticket(1.0))
+    assert pool.put(slot) == PUT_GRANT
+
+
 def test_the_queue_is_ordered_by_age_and_can_be_left_anywhere() -> None:
     queue = WaitQueue()
     tickets = [make_ticket(since_s) for since_s in (3.0, 1.0, 2.0, 1.0)]
