@@ -18,6 +18,8 @@ PYTEST_PARALLEL ?= -n 2 --dist loadfile
 COMPILED_TESTS = $(addprefix tests/unit/,auth hooks plugins pool protocol routing server session sql) \
 	$(filter-out $(addprefix tests/system/test_,check.py demo.py lifecycle.py workers.py), \
 	$(wildcard tests/system/test_*.py))
+COVERAGE_TESTS = $(addprefix tests/unit/,protocol auth session routing) \
+	tests/unit/pool/test_assignment.py $(wildcard tests/unit/hooks/test_pipeline*.py)
 # A machine that others use can make a test late. What failed runs once more, one after the other,
 # and the report above it stays; what fails again has failed.
 AGAIN := --last-failed --last-failed-no-failures none -p no:randomly
@@ -26,7 +28,7 @@ SOURCES = $(shell find proxy hatch_build.py -name '*.py' 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format test-python test-compiled compiled bench fuzz soak chaos \
+.PHONY: help demo test coverage lint format test-python test-compiled compiled bench fuzz soak chaos \
 	drivers wheel clean
 
 help:  ## list the targets
@@ -65,6 +67,13 @@ lint: $(VENV)/installed-test  ## ruff, its formatter's check, and mypy strict
 format: $(VENV)/installed-test  ## format the sources
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
+
+# Their own unit tests only, in one process; what is measured is in pyproject.toml. Tests take
+# several times as long as without.
+coverage: $(VENV)/installed-test  ## the pure core's branches, by its own unit tests: all or it fails
+	@mkdir -p build
+	$(BIN)/python -m coverage run -m pytest --timeout 300 $(or $(ARGS),$(COVERAGE_TESTS))
+	$(BIN)/python -m coverage report
 
 test-python: $(VENV)/installed-test  ## the whole suite, interpreted
 	$(PYTEST) $(PYTEST_PARALLEL) $(ARGS) || $(PYTEST) $(AGAIN)

@@ -159,6 +159,16 @@ def test_a_statement_keeps_its_generation_and_drains_it() -> None:
     assert setup.chains.in_flight == 0
 
 
+def test_who_judges_is_asked_about_the_very_text() -> None:
+    guard = FakeSubscriber(PRE_QUERY)
+    setup = Setup(guard)
+    inspection = setup.inspection(b"SELECT 1")
+    inspection.raw_text = b"SELECT 2"
+    assert setup.pipeline.clearance(inspection.facts, setup.client) is None
+    assert setup.pipeline.judge(inspection)
+    assert json.loads(guard.payloads[0])["query"] == "SELECT 2"
+
+
 def test_who_observes_is_told_of_the_very_text() -> None:
     """Facts of another text that differs in constants only are made exact before anyone looks."""
     setup = Setup(FakeSubscriber(POST_QUERY))

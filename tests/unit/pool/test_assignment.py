@@ -1,5 +1,6 @@
 """One pool's bookkeeping: examples, and a state machine against a plain model of it."""
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -238,6 +239,65 @@ def test_a_full_limit_without_others_in_need_takes_nothing_away() -> None:
     pool.opened(slot)
     pool.waiting.insert(make_ticket(1.0))
     assert pool.put(slot) == PUT_GRANT
+
+
+def test_the_last_place_is_kept_for_the_pool_that_has_none() -> None:
+    quota = Quota("database app", 2)
+    rich, poor, other = make_pool(), make_pool(), make_pool()
+    for pool in (rich, poor, other):
+        pool.quotas.append(quota)
+    rich.opened(rich.begin_open())
+    assert rich.full_quota() is None  # nobody is in need
+    assert quota.next_to_serve() is None
+    poor.starve()
+    assert rich.full_quota() is None  # in need, but nobody waits there
+    assert quota.next_to_serve() is poor
+    other.waiting.insert(make_ticket(2.0))
+    other.starve()
+    poor.waiting.insert(make_ticket(1.0))
+    assert quota.neediest() is poor
+    assert quota.next_to_serve() is poor
+    assert rich.full_quota() is quota
+    assert other.full_quota() is quota
+    assert poor.full_quota() is None
+    rich.waiting.insert(make_ticket(0.5))
+    assert rich.full_quota() is None  # its own has waited longest
+    poor.stop_starving()
+    assert quota.neediest() is other
+
+
+def test_a_pool_is_under_a_limit_while_it_has_a_connection() -> None:
+    quota = Quota("database app", 5)
+    pool = make_pool()
+    pool.quotas.append(quota)
+    first, second = open_idle(pool), open_idle(pool)
+    pool.remove(first)
+    assert (quota.count, list(quota.members)) == (1, [pool])
+    pool.remove(second)
+    assert (quota.count, list(quota.members)) == (0, [])
+
+
+@pytest.mark.parametrize(("sqlstate", "is_turned_away"), [("53300", True), ("08006", False)])
+def test_a_server_without_room_is_not_asked_again_at_once(
+    sqlstate: str, is_turned_away: bool
+) -> None:
+    pool = make_pool()
+    assert not pool.is_turned_away(0.0)
+    pool.back_off(0.0, Refusal(sqlstate, "no"))
+    assert pool.is_turned_away(0.0) == is_turned_away
+    assert not pool.is_turned_away(pool.retry_at_s)
+    open_idle(pool)
+    assert not pool.is_turned_away(0.0)
+
+
+def test_connections_that_ended_are_swept_and_those_that_rest_are_kept() -> None:
+    pool = make_pool(200)
+    slots = [open_idle(pool) for _ in range(200)]
+    for slot in slots[1:]:
+        pool.remove(slot)
+    assert len(pool.idle_stack) < 100
+    assert pool.oldest_idle() is slots[0]
+    assert pool.take() is slots[0]
 
 
 def test_the_queue_is_ordered_by_age_and_can_be_left_anywhere() -> None:

@@ -270,10 +270,12 @@ def test_taken_answer_of_the_cache_is_not_offered_again() -> None:
     assert set(play.gate.results) == {None}
 
 
-def test_write_in_a_long_pipeline_counts_for_the_cache_to_its_end() -> None:
+@pytest.mark.parametrize("is_looked_up", [True, False])
+def test_write_in_a_long_pipeline_counts_for_the_cache_to_its_end(is_looked_up: bool) -> None:
     """It is committed at the Sync: until then nothing of the pipeline may be taken or kept."""
     play = cached()
     play.gate.observes = True
+    play.gate.caches = is_looked_up
     insert = parse(b"", b"INSERT INTO u VALUES (1)") + bind(b"") + execute() + frontend.FLUSH
     select = parse(b"", b"SELECT a FROM t") + bind(b"") + execute() + frontend.FLUSH
     begun = backend.PARSE_COMPLETE + backend.BIND_COMPLETE
