@@ -191,13 +191,14 @@ async def _stats(desk: "Desk") -> Rows:
     uptime_s = max(1.0, (await desk.status())["uptime_s"])
     rows: Rows = []
     for row in await _stats_totals(desk):
-        database, queries, received, sent = row[0], int(row[2] or 0), row[3], row[4]
-        waited = int(row[7] or 0)
+        sums = [int(value or 0) for value in row[1:8]]
+        transactions, queries = sums[0], sums[1]
         averages: list[Value] = [
-            None, int(queries / uptime_s), int(int(received or 0) / uptime_s),
-            int(int(sent or 0) / uptime_s), None, None, waited // queries if queries else 0,
-        ]  # fmt: skip
-        rows.append([database, *row[1:8], *averages])
+            *(int(value / uptime_s) for value in sums[:4]),
+            sums[4] // transactions if transactions else 0,
+            *(value // queries if queries else 0 for value in sums[5:]),
+        ]
+        rows.append([*row[:8], *averages])
     return rows
 
 
@@ -215,8 +216,8 @@ async def _stats_totals(desk: "Desk") -> Rows:
         wait_us = waits.get(names.get(row["database"]) or row["database"], 0)
         rows.append(
             [
-                row["database"], None, row["queries"], row["bytes_in"], row["bytes_out"], None, None,
-                wait_us, row["clients"],
+                row["database"], row["transactions"], row["queries"], row["bytes_in"],
+                row["bytes_out"], row["transaction_us"], row["query_us"], wait_us, row["clients"],
             ]
         )  # fmt: skip
     return rows

@@ -13,6 +13,7 @@ import msgspec
 from proxy import __version__
 from proxy.observe.counters import Histogram
 from proxy.observe.process import ProcessUse
+from proxy.observe.totals import SUMS
 from proxy.pool.assignment import SLOT_ACTIVE, SLOT_HELD, SLOT_IDLE, SLOT_OPENING, Slot
 from proxy.routing.node import ROLE_NAMES
 from proxy.server.clock import unix_time_s
@@ -146,11 +147,14 @@ def totals(worker: "Worker") -> list[Row]:
     for connection in list(worker.connections):
         session = connection.session
         if session is not None:
-            known = sums.setdefault(session.client.database, [0, 0, 0, 0])
+            known = sums.setdefault(session.client.database, [0] * SUMS)
             known[0] += 1
             known[1] += session.queries
             known[2] += session.received_bytes
             known[3] += session.sent_bytes
+            known[4] += session.transactions
+            known[5] += session.query_us
+            known[6] += session.transaction_us
     return [
         {
             "database": name,
@@ -158,6 +162,9 @@ def totals(worker: "Worker") -> list[Row]:
             "queries": known[1],
             "bytes_in": known[2],
             "bytes_out": known[3],
+            "transactions": known[4],
+            "query_us": known[5],
+            "transaction_us": known[6],
         }
         for name, known in sums.items()
     ]

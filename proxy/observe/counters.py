@@ -91,14 +91,12 @@ class PoolCounters:
         "login_failures",
         "logins",
         "queries",
-        "transactions",
         "wait_us",
         "waits",
     )
 
     def __init__(self) -> None:
         self.queries = 0
-        self.transactions = 0
         self.errors = 0
         self.bytes_received = 0
         self.bytes_sent = 0

@@ -404,6 +404,9 @@ class Worker:
                 session.queries,
                 session.received_bytes,
                 session.sent_bytes,
+                session.transactions,
+                session.query_us,
+                session.transaction_us,
             )
             self.connection_hooks.on_disconnect(
                 context,

@@ -498,11 +498,7 @@ class Conversation(Relay):
         if state.is_local or state.is_loading or state.resets:
             state.ended(exchange.is_failed, status == tags.STATUS_IDLE)
             self._plan()
-        counters = self._counters
-        counters.queries += 1
-        now_us = self._clock.now_us()
-        counters.query_us.observe_query(now_us - exchange.started_us)
-        self.idle_since_us = now_us
+        self._count(exchange, status)
         if exchange.statements:
             self._finish_outcomes(exchange, exchange.sqlstate, exchange.error)
         self.phase = IDLE

@@ -87,6 +87,7 @@ class Relay(LinkUser):
         "_route",
         "_schema",
         "_started_anywhere",
+        "_transaction_since_us",
         "_tuning",
         "_welcomes",
         "client",
@@ -101,11 +102,14 @@ class Relay(LinkUser):
         "number",
         "phase",
         "queries",
+        "query_us",
         "received_bytes",
         "sent_bytes",
         "skips_to_sync",
         "state",
         "status",
+        "transaction_us",
+        "transactions",
         "waiting_since_us",
         "was_notified",
         "wire",
@@ -151,6 +155,10 @@ class Relay(LinkUser):
         self.is_client_slow = False  # its socket's buffer is full
         self.is_server_slow = False  # the socket's buffer towards its server is full
         self.queries = 0
+        self.query_us = 0
+        self.transactions = 0
+        self.transaction_us = 0
+        self._transaction_since_us = 0
         self.received_bytes = 0
         self.sent_bytes = 0
         self.idle_since_us = clock.now_us()
@@ -316,6 +324,20 @@ class Relay(LinkUser):
         self.pump()
 
     # -- at the end of an exchange
+
+    def _count(self, exchange: Exchange, status: int) -> None:
+        """Count the exchange, and the transaction that it ends."""
+        now_us = self._clock.now_us()
+        self.idle_since_us = now_us
+        duration_us = now_us - exchange.started_us
+        self._counters.queries += 1
+        self._counters.query_us.observe_query(duration_us)
+        self.query_us += duration_us
+        if not exchange.in_transaction:
+            self._transaction_since_us = exchange.started_us
+        if status == tags.STATUS_IDLE:
+            self.transactions += 1
+            self.transaction_us += now_us - self._transaction_since_us
 
     def _finish_outcomes(self, exchange: Exchange, sqlstate: str, error: str) -> None:
         if exchange.statements:

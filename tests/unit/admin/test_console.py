@@ -93,10 +93,13 @@ async def test_nodes_and_config(run: Callable[..., object]) -> None:
 async def test_stats_are_of_all_clients_that_were_here(
     run: Callable[..., object], worker: Worker
 ) -> None:
-    worker.totals.add("app", 10, 100, 1000)
+    worker.totals.add("app", 10, 100, 1000, 5, 2000, 4000)
     row = records(await run("SHOW STATS"))[0]  # type: ignore[misc]
     assert (row["database"], row["total_query_count"], row["total_received"]) == ("app", 10, 100)
-    assert row["total_xact_count"] is None
+    assert (row["total_xact_count"], row["total_query_time"], row["total_xact_time"]) == (
+        5, 2000, 4000,
+    )  # fmt: skip
+    assert (row["avg_query_time"], row["avg_xact_time"]) == (200, 800)
 
 
 async def test_pause_and_resume(run: Callable[..., object], worker: Worker) -> None:

@@ -53,10 +53,21 @@ async def test_a_client_that_waits(worker: Worker, session: Session) -> None:
 
 
 async def test_totals_include_those_still_here(worker: Worker, session: Session) -> None:
-    worker.totals.add("app", 5, 10, 20)
+    worker.totals.add("app", 5, 10, 20, 4, 50, 60)
     session.queries = 2
+    session.transactions = 1
+    session.query_us = session.transaction_us = 7
     assert views.totals(worker) == [
-        {"database": "app", "clients": 2, "queries": 7, "bytes_in": 10, "bytes_out": 20}
+        {
+            "database": "app",
+            "clients": 2,
+            "queries": 7,
+            "bytes_in": 10,
+            "bytes_out": 20,
+            "transactions": 5,
+            "query_us": 57,
+            "transaction_us": 67,
+        },
     ]
 
 
