@@ -4,6 +4,7 @@ import pytest
 
 from proxy.errors import Refusal
 from proxy.pool.assignment import SLOT_IDLE, Pool, Slot
+from proxy.pool.plan import DatabasePlan
 from proxy.routing.node import ROLE_PRIMARY, ROLE_STANDBY
 from proxy.routing.route import READ, ROUTE_BRANCH, ROUTE_NODE, WRITE, Route
 from proxy.session.link import BackendLink
@@ -353,4 +354,81 @@ def test_of_a_server_that_crashes_nothing_that_rests_is_given_out() -> None:
     stage.broker.on_link_closed(lost)
     stage.open_all()
     assert waiter.link not in (lost, resting)
+    stage.level()
+
+
+def test_two_names_of_one_database_share_its_connections() -> None:
+    plan = make_plan()
+    plan.databases["alias"] = DatabasePlan("alias", "app", "", ("pg1",), 2, "transaction", 0)
+    stage = Stage(plan)
+    link = connect(stage)
+    stage.broker.release(link)
+    waiter = FakeWaiter()
+    assert stage.broker.acquire(waiter, "alias", "alice", WRITE) is link
+    assert stage.counters.write_routed == 2
+    stage.broker.release(link)
+    assert waiter.links == []
+    stage.level()
+
+
+def test_who_asks_again_waits_once() -> None:
+    stage = Stage(make_plan(size=1))
+    link = connect(stage)
+    waiter = FakeWaiter()
+    for _ in range(2):
+        assert stage.broker.acquire(waiter, "app", "alice", WRITE) is None
+    assert pool_of(stage, "pg1").waiting.count == 1
+    stage.broker.release(link)
+    stage.broker.release(link)
+    assert waiter.links == [link]
+    assert slot_of(link).state == SLOT_IDLE
+
+
+def test_a_connection_of_no_pool_has_its_node_looked_at_and_takes_none_along() -> None:
+    stage = Stage()
+    link = connect(stage)
+    stage.broker.release(link)
+    stranger = make_link(slot_of(link))
+    stage.broker.demoted(stranger)
+    stage.broker.crashed(stranger)
+    assert stage.errands.looks == ["pg1"]
+    assert not link.is_closed
+
+
+def test_a_crash_ends_nothing_on_other_nodes() -> None:
+    stage = Stage()
+    write, read = connect(stage, WRITE), connect(stage, READ)
+    for link in (write, read):
+        stage.broker.release(link)
+    stage.broker.crashed(write)
+    assert [write.is_closed, read.is_closed] == [True, False]
+    stage.level()
+
+
+def test_a_connection_that_ends_as_it_begins_is_opened_anew_for_who_waits() -> None:
+    stage = Stage()
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    [slot] = stage.errands.openings
+    stage.errands.openings.clear()
+    link = make_link(slot)
+    link.close("its server has ended it")
+    stage.broker.on_opened(slot, link)
+    stage.flush()
+    assert waiter.links == []
+    assert len(stage.errands.openings) == 1
+    stage.level()
+    stage.open_all()
+    assert waiter.link is not link
+
+
+def test_a_login_that_fails_when_nobody_waits_any_more_is_not_tried_elsewhere() -> None:
+    stage = Stage()
+    waiter = FakeWaiter()
+    stage.broker.acquire(waiter, "app", "alice", WRITE)
+    stage.broker.withdraw(waiter)
+    stage.fail_all(REFUSED)
+    assert stage.errands.looks == ["pg1"]
+    assert stage.errands.openings == []
+    assert waiter.refusals == []
     stage.level()

@@ -101,3 +101,17 @@ def test_a_node_that_was_removed_and_came_back_has_a_new_pool() -> None:
     assert list(registry.pools.values()) == [new]
     registry.forget(new)
     assert not registry.pools
+
+
+def test_a_limit_that_stays_is_kept_and_one_that_ends_for_one_name_stays_for_others() -> None:
+    registry = Registry(make_plan())
+    pool = registry.pool_for(destination(max_connections=4), NODE, 0.0)
+    opened(pool)
+    registry.replan(make_plan())
+    assert registry.pool_for(destination(max_connections=4), NODE, 0.0) is pool
+    [quota] = pool.quotas
+    assert (quota.limit, quota.count) == (4, 1)
+    # Another pool that was never under it is not taken out of it.
+    free = registry.pool_for(destination(client="alias"), Node("pg2", 0, 1, 0.0), 0.0)
+    assert free.quotas == []
+    assert quota.count == 1

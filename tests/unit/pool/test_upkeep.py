@@ -6,7 +6,7 @@ from proxy.pool.plan import DatabasePlan, PoolPlan
 from proxy.routing.node import ROLE_PRIMARY
 from proxy.routing.route import WRITE
 from proxy.session.link import BackendLink
-from tests.unit.pool.fakes import FakeWaiter, FakeWire, Stage, make_plan
+from tests.unit.pool.fakes import FakeWaiter, FakeWire, Stage, make_link, make_plan
 
 
 def connect(stage: Stage, count: int = 1, database: str = "app") -> list[BackendLink]:
@@ -220,3 +220,38 @@ def _mapped() -> PoolPlan:
         "app": DatabasePlan("app", "app_v2", "svc", ("pg1", "pg2"), 2, "transaction", 0)
     }
     return plan
+
+
+def test_kill_ends_what_is_used_what_rests_and_what_is_being_opened() -> None:
+    stage = Stage(make_plan(size=3))
+    used, idle = connect(stage, 2)
+    waiting = FakeWaiter()
+    assert stage.broker.acquire(waiting, "app", "alice", WRITE) is None
+    [opening] = stage.errands.openings
+    stage.broker.release(idle)
+    assert waiting.link is idle
+    stage.broker.release(idle)
+    upkeep.kill(stage.broker, "app")
+    wire = used.wire
+    assert isinstance(wire, FakeWire)
+    assert wire.is_aborted
+    assert used.last_fatal is not None
+    assert used.last_fatal.sqlstate == "57P01"
+    assert idle.is_closed
+    # What comes of the opening is closed when it stands.
+    late = make_link(opening)
+    stage.broker.on_opened(opening, late)
+    assert late.is_closed
+    assert only_pool(stage).total() == 1
+    stage.level()
+
+
+def test_outdated_connections_are_counted_until_they_are_closed() -> None:
+    stage = Stage()
+    [link] = connect(stage)
+    assert upkeep.outdated(stage.broker, "app") == 0
+    stage.broker.drop_idle(only_pool(stage), "reconnect")
+    assert upkeep.outdated(stage.broker, "app") == 1
+    stage.broker.release(link)
+    assert link.is_closed
+    assert upkeep.outdated(stage.broker, "app") == 0
