@@ -62,9 +62,7 @@ class FailureLimiter:
         return min(limit, bucket[0] + elapsed_s * limit / 60.0)
 
     def _forget_oldest(self) -> None:
-        for network in self._buckets:
-            del self._buckets[network]
-            return
+        del self._buckets[next(iter(self._buckets))]
 
 
 def network_of(address: str) -> str:

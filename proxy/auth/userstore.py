@@ -193,9 +193,7 @@ class UserStore:
             self.typical_kind = secret_kind(answer.text)
             self._answers.pop(user, None)
             if len(self._answers) >= MAX_REMEMBERED:
-                for oldest in self._answers:
-                    del self._answers[oldest]
-                    break
+                del self._answers[next(iter(self._answers))]
             self._answers[user] = answer
         return answer
 
@@ -217,9 +215,7 @@ class UserStore:
             return
         self._proven.pop(user, None)
         if len(self._proven) >= MAX_REMEMBERED:
-            for oldest in self._proven:
-                del self._proven[oldest]
-                break
+            del self._proven[next(iter(self._proven))]
         self._proven[user] = credentials
 
     def credentials(self, user: str) -> Credentials:

@@ -209,11 +209,10 @@ class LocalResultCache(ResultCache):
             return
         self.bytes -= entry.size
         for table in entry.tables:
-            keys = self._by_table.get(table)
-            if keys is not None:
-                keys.discard(key)
-                if not keys:
-                    del self._by_table[table]
+            keys = self._by_table[table]
+            keys.discard(key)
+            if not keys:
+                del self._by_table[table]
 
 
 def _key_of(inspection: Inspection, key: str) -> Key:

@@ -182,3 +182,17 @@ def test_nothing_shows_a_secret() -> None:
     ]
     assert not any("hidden" in text for text in shown)
     assert userstore.MAX_REMEMBERED == 10_000
+
+
+@pytest.mark.parametrize(
+    ("credentials", "kinds"),
+    [
+        (Credentials(), ""),
+        (Credentials("hidden"), "password"),
+        (Credentials(client_key=b"hidden", server_key=b"hidden"), "scram keys"),
+        (Credentials(md5_secret="hidden"), "md5"),
+        (Credentials("hidden", md5_secret="hidden"), "password, md5"),
+    ],
+)
+def test_credentials_show_their_kinds_only(credentials: Credentials, kinds: str) -> None:
+    assert repr(credentials) == f"Credentials({kinds})"

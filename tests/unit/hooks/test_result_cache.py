@@ -202,3 +202,36 @@ def test_cleared_and_resized() -> None:
     cache, _ = filled()
     cache.clear()
     assert cache.lookup(look("SELECT * FROM orders"), "k", 0) is None
+
+
+def test_a_second_begin_changes_nothing() -> None:
+    """The server warns, and the transaction goes on with what it has written."""
+    cache, _ = filled()
+    for text in ("BEGIN", "UPDATE orders SET a = 1", "BEGIN"):
+        cache.written(look(text, in_transaction=text != "BEGIN"))
+    again = look("SELECT * FROM orders")
+    assert cache.lookup(again, "k", 0) is None
+    cache.store(again, "k", rows(), 1000)
+    cache.written(look("COMMIT", in_transaction=True))
+    assert cache.lookup(look("SELECT * FROM orders"), "k", 0) is None
+
+
+def test_a_write_that_names_no_table_empties_it() -> None:
+    cache, _ = filled()
+    facts = PgClassifier().exact(b"UPDATE orders SET a = 1").statements[0]
+    facts.tables = ()
+    cache.written(Inspection(facts, client(), False, PHASE_STATEMENT, False, None))
+    assert len(cache) == 0
+
+
+def test_one_entry_of_a_table_goes_and_the_others_stay() -> None:
+    cache, now = filled()
+    other = look("SELECT * FROM orders, items")
+    assert cache.lookup(other, "j", 0) is None
+    cache.store(other, "j", rows(), 9000)
+    now.time_us += 2_000_000
+    assert cache.lookup(look("SELECT * FROM orders"), "k", 0) is None
+    assert cache.lookup(look("SELECT * FROM orders, items"), "j", 0) is not None
+    cache.written(look("UPDATE orders SET a = 1"))
+    assert len(cache) == 0
+    assert cache.bytes == 0
