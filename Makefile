@@ -19,7 +19,8 @@ COMPILED_TESTS = $(addprefix tests/unit/,auth hooks plugins pool protocol routin
 	$(filter-out $(addprefix tests/system/test_,check.py demo.py lifecycle.py workers.py), \
 	$(wildcard tests/system/test_*.py))
 COVERAGE_TESTS = $(addprefix tests/unit/,protocol auth session routing) \
-	tests/unit/pool/test_assignment.py $(wildcard tests/unit/hooks/test_pipeline*.py)
+	tests/unit/pool/test_assignment.py tests/unit/hooks/test_refused.py \
+	$(wildcard tests/unit/hooks/test_pipeline*.py)
 # A machine that others use can make a test late. What failed runs once more, one after the other,
 # and the report above it stays; what fails again has failed.
 AGAIN := --last-failed --last-failed-no-failures none -p no:randomly

@@ -32,6 +32,8 @@ def test_a_backslash_at_the_end_joins_lines() -> None:
     lines = cut_lines("a \\\nb\nc \\\n")
     assert [(line.number, texts(line)) for line in lines] == [(1, [["a"], ["b"]]), (3, [["c"]])]
     assert [texts(line) for line in cut_lines("a \\\nb\\")] == [[["a"], ["b"]]]
+    # A continuation that never comes, of nothing.
+    assert [texts(line) for line in cut_lines("a\n # b \\")] == [[["a"]]]
 
 
 @pytest.mark.parametrize(

@@ -119,3 +119,14 @@ def test_after_a_rewrite_everything_of_the_session_is_judged() -> None:
     play.session.intake.was_rewritten = True
     play.f(query(b"SELECT 1"))
     assert len(gate.seen) == 1
+
+
+def test_what_a_plugin_said_before_is_counted_as_said_again() -> None:
+    play, gate = playing()
+    gate.known[b"SELECT"] = Clearance(b"", [], [(gate.stats, "continue")])
+    for expected in (1, 2):
+        assert play.f(query(b"SELECT 1")) == query(b"SELECT 1")
+        play.b(complete(b"SELECT 1") + READY)
+        assert gate.stats.memoized == expected
+        assert gate.stats.filtered == 0
+        assert gate.stats.decisions == {"continue": expected}
