@@ -496,6 +496,13 @@ def _leaves_failed(facts: TextFacts) -> bool:
     return False
 
 
+def _oldest(link: BackendLink, used: set[bytes]) -> bytes:
+    for key in link.prepared:
+        if key not in used:
+            return key
+    raise AssertionError("a statement that is not used")
+
+
 def _prepare(
     link: BackendLink,
     prepared: Prepared,
@@ -511,14 +518,8 @@ def _prepare(
         steps.append(DROP)
     # All that are used stand there already but for this one: are there others?
     while len(link.prepared) >= max_prepared and len(link.prepared) >= len(used):
-        victim = b""
-        for key in link.prepared:
-            if key not in used:
-                victim = key
-                break
-        if not victim:
-            break
-        pieces.append(frontend.Close(STATEMENT, link.prepared.pop(victim)).encode())
+        victim = link.prepared.pop(_oldest(link, used))
+        pieces.append(frontend.Close(STATEMENT, victim).encode())
         steps.append(DROP)
     name = link.new_server_name()
     link.prepared[prepared.key] = name

@@ -187,15 +187,13 @@ def note_effects(
 
 def apply_effects(exchange: Exchange, intake: "Intake", link: "BackendLink") -> None:
     """All replies have come: what the commands so far really did to the names."""
-    effects = exchange.effects
+    effects = exchange.effects or []
     exchange.effects = None
     exchange.gone = None
     if exchange.dropped is not None:
         # Those that were not dropped after all are closed; of others that is no error.
         link.garbage.extend(exchange.dropped)
         exchange.dropped = None
-    if effects is None:
-        return
     for effect in effects:
         if effect.ordinal >= exchange.commands:
             continue

@@ -183,7 +183,7 @@ def _analyse(text: bytes, max_tree_bytes: int) -> Analysis | None:
     for statement, (start, end) in zip(statements, spans, strict=True):
         reading = read(statement["stmt"])
         if reading is None:
-            return None
+            raise AssertionError("a statement of the grammar that the tables do not know")
         own_text = text if len(spans) == 1 else text[start:end]
         own_shown = shown if len(spans) == 1 else own_text.decode()
         normalized = normalize(own_shown)

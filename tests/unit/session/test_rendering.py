@@ -4,8 +4,8 @@ import pytest
 
 from proxy.errors import Refusal
 from proxy.protocol import backend, frontend
-from proxy.session.dispatch import FAILING_PARSE, FAILING_QUERY, needs_backend
-from proxy.session.exchange import Prepared
+from proxy.session.dispatch import FAILING_PARSE, FAILING_QUERY, can_wait, needs_backend
+from proxy.session.exchange import BOUND, STEP_INVENT, Exchange, Prepared, Step
 from proxy.session.inspection import VERDICT_ANSWER, VERDICT_REFUSE, Inspection, RowSet
 from proxy.session.intake import Intake
 from proxy.sql.classify import PgClassifier
@@ -231,3 +231,85 @@ def test_everything_behind_a_refusal_never_ran() -> None:
     assert b"C26000" in play.client.take()
     assert play.session.intake.statements[b"a"].text == b"SELECT 1"
     assert b"b" not in play.session.intake.statements
+
+
+def test_parse_of_what_the_cache_answers_needs_no_server() -> None:
+    play = playing()
+    play.gate.caches = True
+
+    def hit(inspection: Inspection) -> None:
+        if inspection.is_judged:
+            answer(inspection)
+
+    play.gate.rules = {b"SELECT a": hit}
+    assert play.f(run(b"SELECT a FROM t") + SYNC) == b""
+    mine = backend.PARSE_COMPLETE + backend.BIND_COMPLETE + ANSWER
+    assert play.client.take() == mine + READY
+    # A write is not looked up.
+    play.gate.rules = {}
+    group = run(b"DELETE FROM t") + SYNC
+    assert play.f(group) == group
+    assert not any(inspection.is_judged for inspection in play.gate.seen[-1:])
+
+
+def test_rewritten_texts_behind_others() -> None:
+    play = playing()
+
+    def rewrite(inspection: Inspection) -> None:
+        inspection.is_rewritten = True
+        inspection.facts = CLASSIFIER.exact(b"SELECT 2").statements[0]
+
+    play.gate.rules = {b"SELECT 1": rewrite}
+    sent = play.f(run(b"SELECT 3") + parse(b"", b"SELECT 1") + query(b"SELECT 1"))
+    assert sent == run(b"SELECT 3") + parse(b"", b"SELECT 2") + query(b"SELECT 2")
+
+
+def test_names_in_a_query_behind_others() -> None:
+    play = playing()
+    play.f(parse(b"a", b"SELECT 1") + SYNC)
+    play.b(backend.PARSE_COMPLETE + READY)
+    sent = play.f(run(b"SELECT 3") + query(b"EXECUTE a"))
+    assert sent == run(b"SELECT 3") + query(b"EXECUTE headgate_1")
+
+
+def test_statement_described_under_other_settings_is_prepared_under_them() -> None:
+    play = Playbook()
+    play.f(parse(b"a", b"SELECT * FROM t") + SYNC)
+    play.b(backend.PARSE_COMPLETE + READY)
+    play.f(query(b"BEGIN; SET LOCAL search_path = s"))
+    play.b(complete(b"BEGIN") + complete(b"SET") + READY_T)
+    play.link.prepared.clear()
+    sent = play.f(describe(b"a") + SYNC)
+    assert sent == parse(b"headgate_2", b"SELECT * FROM t") + describe(b"headgate_2") + SYNC
+    (key,) = play.link.prepared
+    assert play.session.intake.statements[b"a"].key == key
+
+
+def test_invented_replies_wait_only_for_what_is_owed() -> None:
+    exchange = Exchange(0)
+    assert not can_wait(exchange)
+    exchange.steps = [Step(STEP_INVENT, b"1", None, b"")]
+    assert not can_wait(exchange)
+    exchange.steps.append(BOUND)
+    assert can_wait(exchange)
+
+
+def test_parameters_are_seen_where_they_are_asked_for() -> None:
+    play = playing()
+    play.gate.wants_parameters = True
+    values = frontend.Bind(b"", b"", [], [b"7", None], []).encode()
+    play.f(parse(b"", b"SELECT $1, $2") + values + execute() + SYNC)
+    assert [inspection.parameters for inspection in play.gate.seen] == [None, [b"7", None]]
+
+
+def test_what_is_refused_or_not_parsed_is_not_clear() -> None:
+    play = playing()
+    play.gate.clears = True
+    assert play.f(bind(b"unknown") + execute() + SYNC) == b""
+    assert b"C26000" in play.client.take()
+    for text in (query(b"SELECT 1"), run(b"SELECT 1") + SYNC):
+        play = playing()
+        play.gate.clears = True
+        play.session.intake.is_unsafe = True
+        play.f(text)
+        assert [inspection.facts.kind for inspection in play.gate.seen] == ["unknown"]

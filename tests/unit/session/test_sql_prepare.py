@@ -256,3 +256,36 @@ def test_prepare_that_fails_is_none() -> None:
     play.b(complete(b"BEGIN") + complete(b"PREPARE") + error("22012", "division by zero"))
     play.b(READY_T)
     assert play.session.intake.foreign.keys() == {b"a"}
+
+
+def test_deallocated_statement_of_sql_is_gone_and_what_was_not_reached_is_not() -> None:
+    play = with_prepare(b"SELECT 1")
+    assert play.f(query(b"DEALLOCATE a; PREPARE b AS SELECT 2")) != b""
+    play.b(complete(b"DEALLOCATE") + error("53200", "out of memory") + READY)
+    assert play.session.intake.foreign == {}
+
+
+def test_bind_of_an_execute_that_nobody_minds_goes_on() -> None:
+    play = with_prepare(ALL)
+    group = run(b"EXECUTE a") + SYNC
+    assert play.f(group) == group
+    assert seen(play)[-1] == ("delete", PHASE_EXECUTE)
+    play.b(backend.PARSE_COMPLETE + backend.BIND_COMPLETE + complete(b"DELETE 1") + READY)
+    play.looked_at(row(b"q", b"a", b"PREPARE a AS DELETE FROM t"))
+    assert play.f(bind(b"") + execute() + SYNC) == group
+
+
+def test_each_execute_of_a_query_runs_what_the_plugins_want() -> None:
+    play = with_statement(b"DELETE FROM t")
+    play.f(parse(b"b", b"DELETE FROM t") + SYNC)
+    play.b(READY)
+    play.gate.rules[b"DELETE FROM t"] = rewrite_executions
+    sent = play.f(query(b"EXECUTE a; EXECUTE b"))
+    assert sent.count(SAFE) == 1
+    assert sent.endswith(query(b"EXECUTE headgate_2; EXECUTE headgate_2"))
+
+
+def test_other_prepares_of_the_batch_are_not_what_is_executed() -> None:
+    play = judged()
+    play.f(query(b"PREPARE b AS SELECT 1; EXECUTE a"))
+    assert [inspection.facts.kind for inspection in play.gate.seen] == ["select", "execute"]

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.sql import analyse as analyse_module
 from proxy.sql.analyse import Analysis, analyse, unknown_facts, with_text
 from proxy.sql.json_text import MAX_TEXT_BYTES
 
@@ -225,3 +226,26 @@ def test_garbage_never_raises(text: bytes) -> None:
     analysis = analysed(text)
     for facts in analysis.facts.statements:
         json.loads(b"{" + facts.head + b"," + facts.tail + b"}")
+
+
+@pytest.mark.parametrize(
+    ("statements", "problem"),
+    [
+        ([{"stmt_len": 4}, {"stmt_location": 2, "stmt_len": 4}], "overlap"),
+        ([{"stmt_len": 4}, {"stmt_location": 5, "stmt_len": 40}], "overlap"),
+        ([{"stmt_location": 0}, {"stmt_location": 9}], "overlap"),
+        ([{"stmt_location": 5, "stmt_len": 4}], "text between statements"),
+        ([{"stmt_len": 4}, {"stmt_location": 7, "stmt_len": 2}], "text between statements"),
+        ([{"stmt_len": 4}], "text after the last statement"),
+    ],
+)
+def test_a_statement_that_no_hook_would_see_is_no_analysis(statements, problem) -> None:
+    with pytest.raises(ValueError, match=problem):
+        analyse_module._spans(b"ABC; DEF;", statements)
+
+
+@pytest.mark.parametrize("text", ["FETCH 5 FROM c", "FETCH 2147483647 FROM c", "MOVE 7 c"])
+def test_numbers_that_are_no_constants_are_looked_at_each_time(text: str) -> None:
+    """With other digits the last one would be no integer at all."""
+    assert analysed(text).known
+    assert not analysed(text).by_digits

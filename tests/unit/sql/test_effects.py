@@ -3,7 +3,8 @@
 import pytest
 
 from proxy.sql.classify import PgClassifier
-from proxy.sql.statement import Effects
+from proxy.sql.effects import ConfigCalls, effects_of
+from proxy.sql.statement import OPAQUE, Effects
 
 CLASSIFIER = PgClassifier()
 
@@ -131,3 +132,24 @@ def test_fetch_may_change_how_the_next_text_is_read() -> None:
     assert found.may_change("standard_conforming_strings")
     assert not found.may_change("work_mem")
     assert not found.may_change("a.b")
+
+
+@pytest.mark.parametrize("sql", ["SET TRANSACTION READ ONLY", "SET TRANSACTION SNAPSHOT 'x'"])
+def test_characteristics_of_one_transaction_leave_nothing(sql: str) -> None:
+    found = known(sql)
+    assert (found.sets, found.locals, found.resets, found.is_opaque) == ((), (), (), False)
+
+
+def test_a_local_flag_that_is_not_known_counts_for_the_session() -> None:
+    assert known("SELECT set_config('a.b', 'x', $1)").sets == ("a.b",)
+
+
+def test_the_language_of_a_body_is_no_body() -> None:
+    found = known("DO $$BEGIN SET a.b = 1; END$$ LANGUAGE plpgsql")
+    assert found.sets == ("a.b",)
+    assert known("DO LANGUAGE 'set a.b = 1' 'x'").sets == ()
+
+
+def test_a_kind_of_set_that_is_not_known_may_do_anything() -> None:
+    chain: list[tuple[str, dict[str, object]]] = [("VariableSetStmt", {"kind": "VAR_NEW"})]
+    assert effects_of(chain, ConfigCalls(), False, False) is OPAQUE

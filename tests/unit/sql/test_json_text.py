@@ -2,10 +2,11 @@
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.sql.json_text import head_fragment, tail_fragment
+from proxy.sql.json_text import head_fragment, query_fragment, rest_of, tail_fragment
 
 TEXTS = st.text(max_size=60) | st.sampled_from(['"', "\\", "\x01\x1f\x7f", "é\u2028", "\U0001f600"])
 WITHOUT_SURROGATES = TEXTS.filter(lambda text: text.encode("utf-8", "ignore").decode() == text)
@@ -29,3 +30,11 @@ def test_tail() -> None:
         "kind": "select",
         "fingerprint": "0123456789abcdef",
     }
+
+
+@pytest.mark.parametrize("text", ["", "a", '"', 'a"b', "\\", '\\"', '\\\\"x', 'x","normalized":"'])
+def test_the_part_behind_the_text_is_found_whatever_the_text_is(text: str) -> None:
+    head = head_fragment(text, "n", ("t",), True)
+    rest = rest_of(head)
+    assert head[:rest] == query_fragment(text)
+    assert head[rest:] == b',"normalized":"n","tables":["t"],"is_read_only":true'

@@ -328,3 +328,8 @@ def test_sums_of_several_statements() -> None:
     assert facts.has_control
     assert not facts.is_read_only
     assert facts_of("SELECT 1").is_plain
+
+
+def test_a_column_without_its_table_names_none() -> None:
+    assert one("COMMENT ON COLUMN c IS 'x'").tables == ()
+    assert one("COMMENT ON COLUMN t.c IS 'x'").tables == ("t",)

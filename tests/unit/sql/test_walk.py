@@ -172,3 +172,11 @@ def test_written_name_is_never_ambiguous() -> None:
     assert written_name(["a", "b"]) == "a.b"
     assert written_name(["a.b"]) == '"a.b"'
     assert written_name(['a"b', "c"]) == '"a""b".c'
+
+
+def test_a_part_of_a_with_clause_that_is_not_known_makes_a_write() -> None:
+    for strange, reads in ((False, True), (True, False)):
+        clause: dict[str, object] = {"ctes": []}
+        if strange:
+            clause["strange"] = 1
+        assert walk({"SelectStmt": {"withClause": clause}}).has_only_read_keys == reads
