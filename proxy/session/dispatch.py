@@ -45,6 +45,7 @@ FAILING_SQL: Final = b"headgate refused a statement"
 """A syntax error for any server: sent where a statement is refused inside a transaction or pipeline,
 so that the server itself fails the transaction or skips to the Sync, as after any other error."""
 
+EMPTY_QUERY: Final = frontend.encode_query(b"")
 FAILING_QUERY: Final = frontend.encode_query(FAILING_SQL)
 # Named, because a Parse of the unnamed statement would also drop the client's.
 FAILING_PARSE: Final = frontend.encode_parse(b"headgate_refused", FAILING_SQL, b"\x00\x00")
@@ -188,8 +189,13 @@ def render(
             run = message.end
             steps.append(Step(STEP_INVENT, message.answer, message, b""))
             if tag == tags.QUERY:
-                # The Query was answered here; the end of its exchange is the server's.
-                pieces.append(frontend.SYNC)
+                # The Query was answered here; the end of its exchange is the server's. Where what
+                # stands before it fails, a Query is skipped, and a Sync would not be.
+                if index > 0 or len(exchange.batches) > 1:
+                    pieces.append(EMPTY_QUERY)
+                    steps.append(DROP)
+                else:
+                    pieces.append(frontend.SYNC)
             continue
         prepared = message.prepared
         if tag == tags.PARSE:

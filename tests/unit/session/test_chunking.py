@@ -205,6 +205,9 @@ def serve(play: Playbook, server: Server, cut: Cut) -> None:
     while asked := play.server.take():
         for part in cut(server.feed(asked)):
             play.from_server(0, part)
+        broker = play.broker
+        if broker.waiting is not None and broker.free:
+            broker.grant(broker.free.pop())
 
 
 def cutting(points: list[int]) -> Cut:

@@ -313,3 +313,19 @@ def test_what_is_refused_or_not_parsed_is_not_clear() -> None:
         play.session.intake.is_unsafe = True
         play.f(text)
         assert [inspection.facts.kind for inspection in play.gate.seen] == ["unknown"]
+
+
+@pytest.mark.parametrize("flush", [b"", frontend.FLUSH])
+def test_answered_query_behind_a_message_that_fails_is_skipped(flush: bytes) -> None:
+    """Only the client's Sync ends its group; one of the proxy's own would."""
+    for fails in (False, True):
+        play = playing()
+        sent = play.f(run(b"SELECT 1") + flush + query(b"SELECT known"))
+        assert sent == run(b"SELECT 1") + flush + query(b"")
+        if fails:
+            assert play.b(backend.PARSE_COMPLETE + SYNTAX) == backend.PARSE_COMPLETE + SYNTAX
+            assert play.f(SYNC) == SYNC
+            assert play.b(READY) == READY
+        else:
+            mine = backend.row_description([(b"a", 25, -1, 0)]) + ANSWER
+            assert play.b(RAN + backend.EMPTY_QUERY_RESPONSE + READY) == RAN + mine + READY
