@@ -5,7 +5,7 @@ import pytest
 from proxy.errors import Refusal
 from proxy.protocol import backend, frontend
 from proxy.session.dispatch import FAILING_PARSE, FAILING_QUERY, can_wait, needs_backend
-from proxy.session.exchange import BOUND, STEP_INVENT, Exchange, Prepared, Step
+from proxy.session.exchange import BOUND, END_FLUSH, STEP_INVENT, Batch, Exchange, Prepared, Step
 from proxy.session.inspection import VERDICT_ANSWER, VERDICT_REFUSE, Inspection, RowSet
 from proxy.session.intake import Intake
 from proxy.sql.classify import PgClassifier
@@ -329,3 +329,80 @@ def test_answered_query_behind_a_message_that_fails_is_skipped(flush: bytes) -> 
         else:
             mine = backend.row_description([(b"a", 25, -1, 0)]) + ANSWER
             assert play.b(RAN + backend.EMPTY_QUERY_RESPONSE + READY) == RAN + mine + READY
+
+
+def rewriting(sql: bytes, needle: bytes) -> Playbook:
+    play = playing()
+
+    def rewrite(inspection: Inspection) -> None:
+        inspection.is_rewritten = True
+        inspection.facts = CLASSIFIER.exact(sql).statements[0]
+
+    play.gate.rules = {needle: rewrite}
+    return play
+
+
+def test_rewritten_query_behind_messages_as_they_are() -> None:
+    play = rewriting(b"SELECT 2", b"SELECT 1")
+    assert play.f(run(b"SELECT 3") + query(b"SELECT 1")) == run(b"SELECT 3") + query(b"SELECT 2")
+
+
+@pytest.mark.parametrize(("sql", "is_sent"), [("SELECT 'x'", True), ("SELECT 'é'", False)])
+def test_text_of_a_plugin_that_the_server_would_misread_is_refused(sql: str, is_sent: bool) -> None:
+    play = rewriting(sql.encode(), b"SELECT 1")
+    play.session.intake.is_utf8 = False
+    sent = play.f(query(b"SELECT 1"))
+    assert sent == (query(sql.encode()) if is_sent else b"")
+    assert (b"C22021" in play.client.take()) != is_sent
+
+
+def test_oldest_statement_that_is_not_in_use_goes() -> None:
+    play = Playbook(max_prepared=2)
+    play.f(parse(b"a", b"SELECT 1") + parse(b"b", b"SELECT 2") + SYNC)
+    play.b(backend.PARSE_COMPLETE * 2 + READY)
+    play.session._tuning.max_prepared_statements = 2
+    sent = play.f(describe(b"a") + parse(b"c", b"SELECT 3") + SYNC)
+    assert close(b"headgate_1") not in sent
+    assert sent.count(close(b"headgate_2")) == 1
+
+
+def test_rewritten_statement_is_prepared_as_such_under_other_settings() -> None:
+    play = rewriting(b"SELECT 2", b"SELECT 1")
+    play.f(parse(b"a", b"SELECT 1") + SYNC)
+    play.b(backend.PARSE_COMPLETE + READY)
+    play.f(query(b"BEGIN; SET LOCAL search_path = s"))
+    play.b(complete(b"BEGIN") + complete(b"SET") + READY_T)
+    play.link.prepared.clear()
+    play.gate.judges = False
+    play.session.intake.was_rewritten = False
+    sent = play.f(bind(b"a") + execute() + SYNC)
+    assert sent == parse(b"headgate_2", b"SELECT 2") + bind(b"headgate_2") + execute() + SYNC
+
+
+def test_setting_behind_another_statement_of_a_text_is_seen() -> None:
+    """No server takes such a Parse; the texts behind it are read with care all the same."""
+    play = playing()
+    group = run(b"SELECT 1; SET client_encoding = 'SJIS'") + parse(b"", b"SELECT '\\'") + SYNC
+    play.f(group)
+    assert play.gate.seen[-1].facts.kind == "unknown"
+
+
+def test_answered_parts_of_an_exchange_are_let_go() -> None:
+    exchange = Exchange(0)
+    batches = [Batch(b"", [], END_FLUSH) for _ in range(3)]
+    for number, batch in enumerate(batches):
+        batch.steps_end = number + 1
+    exchange.batches = list(batches)
+    exchange.steps = [BOUND] * 3
+    exchange.sent = True
+    exchange.forget_answered()
+    assert (exchange.batches, exchange.is_partial) == (batches, False)
+    exchange.at = 2
+    exchange.forget_answered()
+    assert exchange.batches == batches[2:]
+    assert (exchange.at, len(exchange.steps), batches[2].steps_end) == (0, 1, 1)
+    assert exchange.is_partial
+    # Nothing was asked of a server: all of it is answered.
+    exchange.sent = False
+    exchange.forget_answered()
+    assert exchange.batches == []
