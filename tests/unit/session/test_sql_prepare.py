@@ -19,6 +19,7 @@ from tests.support.playbook import (
     READY_T,
     Playbook,
     bind,
+    close,
     complete,
     error,
     execute,
@@ -289,3 +290,12 @@ def test_other_prepares_of_the_batch_are_not_what_is_executed() -> None:
     play = judged()
     play.f(query(b"PREPARE b AS SELECT 1; EXECUTE a"))
     assert [inspection.facts.kind for inspection in play.gate.seen] == ["select", "execute"]
+
+
+def test_close_that_never_ran_leaves_a_statement_of_sql() -> None:
+    play = with_prepare(b"SELECT 1")
+    assert b"C26000" in refused(play, bind(b"unknown") + close(b"a") + SYNC)
+    assert play.session.intake.foreign.keys() == {b"a"}
+    group = close(b"a") + SYNC
+    assert play.f(group) == group
+    assert play.session.intake.foreign == {}
