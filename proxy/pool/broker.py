@@ -192,6 +192,11 @@ class PoolBroker(Broker):
             slot.is_stale = True
         self._errands.look_again(link.node)
 
+    def is_losing(self, link: "BackendLink") -> bool:
+        """Whether other connections to the link's node were lost a moment ago."""
+        slot = link.pool
+        return isinstance(slot, Slot) and slot.pool.node.is_losing(self._clock.now_us() / 1e6)
+
     def crashed(self, link: "BackendLink") -> None:
         """All connections to the link's node are ending: close what rests before it is given out."""
         slot = link.pool
@@ -263,6 +268,7 @@ class PoolBroker(Broker):
         if isinstance(slot, Slot) and slot.state != SLOT_CLOSED:
             # One lost connection is often the first sign of a node that is dying.
             self._errands.look_again(link.node)
+            slot.pool.node.lost_at_s = self._clock.now_us() / 1e6
             self._lose(slot)
 
     def on_cancel_done(self, slot: Slot, is_certain: bool) -> None:

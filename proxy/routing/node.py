@@ -13,6 +13,9 @@ ROLE_STANDBY: Final = 2
 
 LAG_UNKNOWN: Final = -1
 
+CRASH_S: Final = 1.0
+"""When a server process crashes all others end; how long a busy machine may take for that."""
+
 ROLE_NAMES: Final = ("unknown", "primary", "standby")
 """The roles' words for people, at their numbers."""
 
@@ -32,6 +35,7 @@ class Node:
     since_s          when is_up or role last changed
     last_error       why it is not up, "" while it is well
     active           server connections to it that are in use now
+    lost_at_s        when a connection to it was last lost that nobody had given up
     """
 
     __slots__ = (
@@ -42,6 +46,7 @@ class Node:
         "is_up",
         "lag_bytes",
         "last_error",
+        "lost_at_s",
         "name",
         "role",
         "since_s",
@@ -62,6 +67,11 @@ class Node:
         self.since_s = since_s
         self.last_error = ""
         self.active = 0
+        self.lost_at_s = -CRASH_S
+
+    def is_losing(self, now_s: float) -> bool:
+        """Whether a connection to it was lost a moment ago: others may be lost for the same reason."""
+        return now_s - self.lost_at_s < CRASH_S
 
     def __repr__(self) -> str:
         state = "up" if self.is_up else "down"

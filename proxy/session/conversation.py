@@ -568,8 +568,9 @@ class Conversation(Relay):
         exchange = self.exchange
         if self.phase == CLOSED:
             return
-        if exchange is not None and outcome.may_retry(exchange, refusal):
-            outcome.note_crash(self._broker, link, refusal)
+        is_losing = self._broker.is_losing(link)
+        if exchange is not None and outcome.may_retry(exchange, refusal, is_losing):
+            outcome.note_crash(self._broker, link, refusal, is_losing)
             self.link = None
             self._let_read(link)
             exchange.retries += 1

@@ -130,15 +130,15 @@ def is_for_query(steps: list[Step], at: int) -> bool:
     return message is not None and message.tag == tags.QUERY
 
 
-def may_retry(exchange: Exchange, refusal: Refusal) -> bool:
+def may_retry(exchange: Exchange, refusal: Refusal, is_losing: bool) -> bool:
     """
     Whether a lost exchange may be run again: nothing was seen of it, nothing can have happened.
 
     A statement that servers die of, or that operators end, must not come back again and again. Where
-    a server says that another one was the reason, all connections to it are lost in this moment, and
-    the next that is tried may be one of them.
+    a server says that another one was the reason, or others to the same node were lost just now, all
+    connections to it are lost in this moment, and the next that is tried may be one of them.
     """
-    most = MAX_RETRIES if refusal.sqlstate == CRASH_OF_ANOTHER else 1
+    most = MAX_RETRIES if is_losing or refusal.sqlstate == CRASH_OF_ANOTHER else 1
     return (
         exchange.is_read
         and exchange.forwarded == 0
@@ -150,9 +150,9 @@ def may_retry(exchange: Exchange, refusal: Refusal) -> bool:
     )
 
 
-def note_crash(broker: Broker, link: BackendLink, refusal: Refusal) -> None:
+def note_crash(broker: Broker, link: BackendLink, refusal: Refusal, is_losing: bool) -> None:
     """What rests on a node that has crashed is lost as well, though nobody has read so yet."""
-    if refusal.sqlstate == CRASH_OF_ANOTHER:
+    if is_losing or refusal.sqlstate == CRASH_OF_ANOTHER:
         broker.crashed(link)
 
 

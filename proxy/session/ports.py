@@ -143,6 +143,10 @@ class Broker(ABC):
         """The node answered 25006 where a primary was expected: look at it again (rule 39)."""
 
     @abstractmethod
+    def is_losing(self, link: "BackendLink") -> bool:
+        """Whether other connections to its node were lost a moment ago: it may be down as a whole."""
+
+    @abstractmethod
     def crashed(self, link: "BackendLink") -> None:
         """The server ends this connection, and all others to its node, for another one's crash."""
 

@@ -271,7 +271,9 @@ class Session(Conversation):
         """The node does not answer any more: what can run elsewhere unseen is not waited for."""
         exchange = self.exchange
         link = self.link
-        if exchange is not None and link is not None and outcome.may_retry(exchange, NODE_IS_DOWN):
+        if exchange is None or link is None:
+            return
+        if outcome.may_retry(exchange, NODE_IS_DOWN, False):
             link.wire.abort()
 
     def notify_waiting(self) -> None:

@@ -80,6 +80,7 @@ class FakeBroker(Broker):
         self.cancelled: list[BackendLink] = []
         self.demoted_links: list[BackendLink] = []
         self.crashed_links: list[BackendLink] = []
+        self.losing_links: list[BackendLink] = []
 
     def acquire(self, waiter: Waiter, database: str, user: str, route: Route) -> BackendLink | None:
         self.routes.append(route)
@@ -109,6 +110,9 @@ class FakeBroker(Broker):
 
     def demoted(self, link: BackendLink) -> None:
         self.demoted_links.append(link)
+
+    def is_losing(self, link: BackendLink) -> bool:
+        return link in self.losing_links
 
     def crashed(self, link: BackendLink) -> None:
         self.crashed_links.append(link)

@@ -342,6 +342,18 @@ def test_a_lost_connection_has_its_node_looked_at_and_frees_its_place() -> None:
     stage.level()
 
 
+def test_for_a_moment_after_a_loss_others_may_have_the_same_reason() -> None:
+    stage = Stage(make_plan(size=3))
+    first, second = connect(stage), connect(stage)
+    assert not stage.broker.is_losing(second)
+    stage.broker.on_link_closed(first)
+    assert stage.broker.is_losing(second)
+    stage.clock.seconds += 1.01
+    assert not stage.broker.is_losing(second)
+    second.pool = None
+    assert not stage.broker.is_losing(second)
+
+
 def test_of_a_server_that_crashes_nothing_that_rests_is_given_out() -> None:
     stage = Stage(make_plan(size=2))
     lost, resting = connect(stage), connect(stage)

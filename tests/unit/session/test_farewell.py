@@ -60,6 +60,19 @@ def test_number_of_tries_is_limited(sqlstate: str, losses: int) -> None:
     assert play.client.is_closed
 
 
+def test_loss_without_a_word_counts_as_a_crash_where_others_are_lost_too() -> None:
+    """What the server has said is lost with the connection if it had not read everything."""
+    play = Playbook(links=4)
+    play.f(READ)
+    assert lose(play, 0) == b""
+    assert play.broker.crashed_links == []
+    play.broker.losing_links = play.links[1:]
+    assert lose(play, 1) == b""
+    assert lose(play, 2) == b""
+    assert play.broker.crashed_links == play.links[1:3]
+    assert b"C08006\x00" in lose(play, 3)
+
+
 def test_write_is_not_run_again_and_the_client_is_told_why() -> None:
     play = Playbook(links=2)
     play.f(query(b"INSERT INTO t VALUES (1)"))
