@@ -124,8 +124,10 @@ def undo(session: "Relay", link: BackendLink, steps: list[Step], at: int) -> Non
 
 def is_for_query(steps: list[Step], at: int) -> bool:
     """Whether the step at `at` is a message that the proxy put before a Query."""
-    while steps[at].kind == STEP_DROP:
-        at += 1  # what is put in stands before a message
+    while at < len(steps) and steps[at].kind == STEP_DROP:
+        at += 1
+    if at >= len(steps):
+        return False  # it stands in place of a Query that the proxy has answered
     message = steps[at].message
     return message is not None and message.tag == tags.QUERY
 

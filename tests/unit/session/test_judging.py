@@ -252,3 +252,34 @@ def test_every_judged_statement_is_finished_once() -> None:
             play.b(complete(b"SELECT 1") + complete(b"SELECT 1") + READY)
     assert play.gate.done == play.gate.seen
     assert len(play.gate.done) == 4
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_answered_query_behind_a_pipeline_ends_as_a_query(fails: bool) -> None:
+    """An empty one is run in its place: what fails before it must have it skipped."""
+    play = judged()
+    play.gate.rules[b"cached"] = answer
+    sent = play.f(parse(b"", b"SELECT 1") + query(b"SELECT a FROM cached"))
+    assert sent == parse(b"", b"SELECT 1") + query(b"")
+    assert play.client.take() == b""
+    if fails:
+        failed = error("42601", "syntax error")
+        assert play.b(failed) == failed
+        assert play.f(frontend.SYNC) == frontend.SYNC
+        assert play.b(READY) == READY
+    else:
+        assert play.b(backend.PARSE_COMPLETE) == backend.PARSE_COMPLETE + ROWS
+        assert play.b(backend.EMPTY_QUERY_RESPONSE + READY) == READY
+    assert play.broker.free == [play.link]
+
+
+def test_error_of_the_query_in_place_of_an_answered_one_is_said() -> None:
+    """A cancel request that comes as late as that."""
+    play = judged()
+    play.gate.rules[b"cached"] = answer
+    play.f(parse(b"", b"SELECT 1") + query(b"SELECT a FROM cached"))
+    play.b(backend.PARSE_COMPLETE)
+    canceled = error("57014", "canceling statement due to user request")
+    assert play.b(canceled + READY) == canceled + READY
+    assert play.broker.free == [play.link]
+    assert not play.client.is_closed
