@@ -58,6 +58,7 @@ demo: $(VENV)/installed-demo  ## a primary, a standby, plugins and the proxy; AR
 test: $(VENV)/installed-test lint  ## lint, the whole suite, and the hot path again on the compiled build
 	@$(HAS_COMPILER) || echo "no C compiler here: the compiled build is not tested"
 	$(MAKE) --no-print-directory test-python
+	$(MAKE) --no-print-directory coverage
 	@if $(HAS_COMPILER); then $(MAKE) --no-print-directory test-compiled; fi
 
 lint: $(VENV)/installed-test  ## ruff, its formatter's check, and mypy strict
