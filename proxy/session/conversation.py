@@ -576,6 +576,9 @@ class Conversation(Relay):
             exchange.retries += 1
             exchange.restart()
             self._counters.count("retried_after_loss")
+            if exchange.retries == outcome.MAX_RETRIES:
+                # A standby that has crashed had connections under way: enough of it.
+                self._route = WRITE
             self._acquire(exchange, exchange.batches[-1])
             return
         # Also while probing: what the client has set on that connection is not known elsewhere.

@@ -3,6 +3,7 @@
 import pytest
 
 from proxy.protocol import backend, tags
+from proxy.routing import route
 from tests.support.playbook import READY, Playbook, bind, complete, error, execute, parse, query
 
 CRASH = "terminating connection because of crash of another server process"
@@ -55,6 +56,8 @@ def test_number_of_tries_is_limited(sqlstate: str, losses: int) -> None:
         if sqlstate:
             play.from_server(number, farewell(sqlstate))
         said = lose(play, number)
+    # The last try of all is at the primary.
+    assert play.broker.routes == [route.READ, route.READ, route.READ, route.WRITE][:losses]
     assert sqlstate.encode() in said
     assert b"FATAL" in said
     assert play.client.is_closed
