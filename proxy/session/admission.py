@@ -24,6 +24,7 @@ from proxy.session.inspection import (
 )
 from proxy.session.intake import Intake
 from proxy.session.ports import Classifier, Gate
+from proxy.session.refusals import canceled
 from proxy.sql.statement import (
     CONTROL_BEGIN,
     CONTROL_COMMIT,
@@ -555,6 +556,11 @@ def _apply_to_bind(
         # The text for this execution is another one than what was prepared: it is prepared under
         # a name of the proxy's, unseen, and this Bind goes there.
         message.prepared = _with_text(prepared, text, classifier, planning)
+
+
+def cancel(batch: Batch) -> None:
+    """A CancelRequest came before the batch was sent: its first message fails in its place."""
+    batch.messages[0].refusal = canceled()
 
 
 def misread(node: str) -> Refusal:

@@ -124,6 +124,8 @@ class Conversation(Relay):
     def _place(self, exchange: Exchange, batch: Batch) -> None:
         """Find out what a batch needs, and get it a server connection if it needs one."""
         link = self.link
+        if exchange.is_cancelled:
+            admission.cancel(batch)
         is_read = self._weigh(exchange, batch)
         if link is None:
             if not dispatch.needs_backend(batch):
@@ -381,6 +383,8 @@ class Conversation(Relay):
             self.phase = APPLYING
             return
         batch = exchange.batches[-1]
+        if exchange.is_cancelled:
+            admission.cancel(batch)
         self.phase = BUSY
         exchange.node = link.node
         exchange.sent = True

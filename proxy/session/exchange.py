@@ -250,6 +250,7 @@ class Exchange:
     stale_error    the ErrorResponse for which it is run again with statements prepared anew
     is_read        its route allowed a standby; it may be tried again elsewhere
     is_misplaced   a standby could not serve it: it is run again on the primary
+    is_cancelled   a CancelRequest came before its last batch was sent
     is_cleared     no plugin has anything to say on its last batch
     only_reads     the first `looked_at` of `statements` are plain reads
     is_partial     it is long, and what was answered first is not here any more
@@ -272,6 +273,7 @@ class Exchange:
         "forwarded",
         "gone",
         "in_transaction",
+        "is_cancelled",
         "is_cleared",
         "is_failed",
         "is_misplaced",
@@ -333,6 +335,7 @@ class Exchange:
         self.stale_error = b""
         self.is_timed_out = False
         self.is_cleared = False
+        self.is_cancelled = False
         self.may_unpin = False
         self.only_reads = True
         self.looked_at = 0

@@ -1,5 +1,6 @@
 """
-What PostgreSQL says of messages whose fields do not fit, and of names that are taken or unknown.
+What PostgreSQL says of messages whose fields do not fit, of names that are taken or unknown, and to
+who has cancelled.
 """
 
 from proxy.errors import Refusal
@@ -37,3 +38,8 @@ def statement_exists(name: bytes) -> Refusal:
     """What PostgreSQL answers to a Parse of a name that is taken."""
     shown = name.decode("utf-8", "replace")
     return Refusal("42P05", f'prepared statement "{shown}" already exists')
+
+
+def canceled() -> Refusal:
+    """What PostgreSQL answers to a statement that a CancelRequest ended."""
+    return Refusal("57014", "canceling statement due to user request")

@@ -17,11 +17,15 @@ from proxy.session.ending import Cleanup
 from proxy.session.exchange import Exchange
 from proxy.session.farewell import NODE_IS_DOWN
 from proxy.session.link import BackendLink
+from proxy.session.refusals import canceled
 from proxy.session.relay import (
+    APPLYING,
     BUSY,
     CLOSED,
     IDLE,
+    JUDGING,
     READ_AHEAD_BYTES,
+    ROUTING,
     WAITING,
 )
 from proxy.session.tuning import POOL_SESSION
@@ -252,12 +256,18 @@ class Session(Conversation):
 
     def cancel(self) -> None:
         """A CancelRequest with this client's key (rule 34)."""
-        if self.phase == WAITING:
-            self._broker.withdraw(self)
-            self._refuse(Refusal("57014", "canceling statement due to user request"))
-            self.pump()
-        elif self.phase == BUSY and self.link is not None:
-            self._broker.cancel(self.link)
+        link = self.link
+        if self.phase == BUSY and link is not None:
+            self._broker.cancel(link)
+        elif self.phase in (JUDGING, ROUTING, WAITING, APPLYING):
+            if link is None:
+                # What a connection or a plugin was asked for comes too late.
+                self._broker.withdraw(self)
+                self._refuse(canceled())
+                self.pump()
+            else:
+                # The server itself shall fail the transaction, once it can be told.
+                self._current().is_cancelled = True
 
     def time_out_query(self) -> None:
         """The exchange has run longer than it may: cancel it once, PostgreSQL answers 57014."""

@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.protocol import backend, frontend
-from proxy.session.relay import IDLE, WAITING
+from proxy.session.relay import APPLYING, IDLE, ROUTING, WAITING
 from tests.support.playbook import (
     READY,
     READY_E,
@@ -15,8 +15,10 @@ from tests.support.playbook import (
     execute,
     parse,
     query,
+    row,
 )
 
+APPLIED = row(b"t") + complete(b"SELECT 1") + READY
 CANCELED = error("57014", "canceling statement due to user request")
 
 
@@ -141,3 +143,61 @@ def test_cancel_between_the_parts_of_a_pipeline_goes_to_its_connection() -> None
     play.b(backend.PARSE_COMPLETE)
     play.session.cancel()
     assert play.broker.cancelled == [play.link]
+
+
+def slow(links: int = 1) -> Playbook:
+    """A session whose plugin takes its time over SELECT 'slow'."""
+    play = Playbook(links=links)
+    play.gate.judges = True
+    play.gate.slow.append(b"slow")
+    return play
+
+
+def test_client_whose_plugin_takes_its_time_is_answered_at_once() -> None:
+    play = slow()
+    play.f(query(b"SELECT 'slow'") + query(b"SELECT 2"))
+    play.session.cancel()
+    assert play.client.take() == CANCELED + READY
+    # What the plugin says then is nobody's business any more; the next statement runs.
+    assert [inspection.facts.text for inspection in play.gate.done] == [b"SELECT 'slow'"]
+    assert play.server.take() == query(b"SELECT 2")
+
+
+def test_cancel_while_a_plugin_routes() -> None:
+    play = Playbook()
+    play.gate.judges = play.gate.routes = True
+    play.gate.slow_routes.append(b"slow")
+    play.f(query(b"SELECT 'slow'"))
+    assert play.session.phase == ROUTING
+    play.session.cancel()
+    assert play.client.take() == CANCELED + READY
+    assert play.broker.routes == []
+
+
+def test_in_a_transaction_the_server_fails_what_was_cancelled_before_it_was_sent() -> None:
+    play = slow()
+    play.f(query(b"BEGIN"))
+    play.b(complete(b"BEGIN") + READY_T)
+    play.client.take()
+    assert play.f(query(b"SELECT 'slow'")) == b""
+    play.session.cancel()
+    assert play.client.take() == b""
+    play.gate.decide()
+    sent = play.server.take()
+    assert sent.startswith(b"Q")
+    assert b"slow" not in sent
+    assert play.b(error("42601", "syntax error") + READY_E) == CANCELED + READY_E
+
+
+def test_cancel_while_settings_are_made_ends_the_statement_behind_them() -> None:
+    play = Playbook(settings={"work_mem": "1MB"})
+    play.broker.free = []
+    play.f(query(b"SELECT 1"))
+    play.broker.grant(play.link)
+    assert play.session.phase == APPLYING
+    assert b"work_mem" in play.server.take()
+    play.session.cancel()
+    assert play.broker.cancelled == []
+    play.b(APPLIED)
+    assert b"SELECT 1" not in play.server.take()
+    assert play.b(error("42601", "syntax error") + READY) == CANCELED + READY
