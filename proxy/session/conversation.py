@@ -572,7 +572,8 @@ class Conversation(Relay):
         exchange = self.exchange
         if self.phase == CLOSED:
             return
-        is_losing = self._broker.is_losing(link)
+        # Who was ended by an operator was told so.
+        is_losing = refusal.sqlstate == "08006" and self._broker.is_losing(link)
         if exchange is not None and outcome.may_retry(exchange, refusal, is_losing):
             outcome.note_crash(self._broker, link, refusal, is_losing)
             self.link = None

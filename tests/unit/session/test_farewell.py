@@ -76,6 +76,16 @@ def test_loss_without_a_word_counts_as_a_crash_where_others_are_lost_too() -> No
     assert b"C08006\x00" in lose(play, 3)
 
 
+def test_who_is_ended_twice_by_an_operator_is_not_tried_again() -> None:
+    play = Playbook(links=4)
+    play.broker.losing_links = play.links
+    play.f(READ)
+    play.b(farewell("57P01"))
+    assert lose(play, 0) == b""
+    play.from_server(1, farewell("57P01"))
+    assert b"C57P01\x00" in lose(play, 1)
+
+
 def test_write_is_not_run_again_and_the_client_is_told_why() -> None:
     play = Playbook(links=2)
     play.f(query(b"INSERT INTO t VALUES (1)"))
