@@ -45,7 +45,7 @@ def attributes_of(client: ClientContext) -> dict[str, str]:
     if client.tenant_id:
         attributes["tenant_id"] = client.tenant_id
     attributes["application_name"] = client.application_name
-    attributes["client_addr"] = client.client_addr or "[local]"
+    attributes["client_addr"] = client.shown_addr
     attributes["tls"] = "true" if client.is_tls else "false"
     attributes["user"] = client.user
     attributes["roles"] = ",".join(client.roles)

@@ -37,7 +37,7 @@ class RefusedStatements:
                 "user": client.user,
                 "identity": client.identity,
                 "database": client.database,
-                "client_addr": client.client_addr or "[local]",
+                "client_addr": client.shown_addr,
                 "application_name": client.application_name,
                 "plugin": plugin,
                 "hook": hook,

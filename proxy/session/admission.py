@@ -24,7 +24,7 @@ from proxy.session.inspection import (
 )
 from proxy.session.intake import Intake
 from proxy.session.ports import Classifier, Gate
-from proxy.session.refusals import canceled
+from proxy.session.refusals import canceled, changed_too_late
 from proxy.sql.statement import (
     CONTROL_BEGIN,
     CONTROL_COMMIT,
@@ -561,31 +561,3 @@ def _apply_to_bind(
 def cancel(batch: Batch) -> None:
     """A CancelRequest came before the batch was sent: its first message fails in its place."""
     batch.messages[0].refusal = canceled()
-
-
-def misread(node: str) -> Refusal:
-    """A server reads texts in another way than they were read here, when they were judged."""
-    return Refusal(
-        "58000",
-        f'node "{node}" reads SQL texts in another way than the nodes before it',
-        detail="standard_conforming_strings or client_encoding have another default there.",
-        hint="Give all nodes the same defaults; this session's texts are judged anew from now on.",
-    )
-
-
-def no_block() -> Refusal:
-    """A transaction block where each statement may go to another server connection."""
-    return Refusal(
-        "08P01",
-        "transaction blocks are not allowed in statement pooling mode",
-        hint="Use pool mode transaction for this database.",
-    )
-
-
-def changed_too_late() -> Refusal:
-    """A plugin wants another text where none can be put in its place any more."""
-    return Refusal(
-        "0A000",
-        "a plugin rewrites this statement, which SQL EXECUTE cannot take any more",
-        hint="Prepare the statement again, or use the protocol's own prepared statements.",
-    )

@@ -69,3 +69,8 @@ class ClientContext:
         self.cleared_by = 0
         self.clearances = NO_CLEARANCES
         self.is_replication = False
+
+    @property
+    def shown_addr(self) -> str:
+        """Its address for people and plugins; a Unix socket has none."""
+        return self.client_addr or "[local]"

@@ -22,6 +22,7 @@ from proxy.session.exchange import END_CUT, END_FLUSH, END_QUERY, Batch, Exchang
 from proxy.session.inspection import VERDICT_REFUSE, Inspection
 from proxy.session.link import BackendLink
 from proxy.session.probe import ProbeQuery
+from proxy.session.refusals import misread, no_block
 from proxy.session.relay import (
     APPLYING,
     BUSY,
@@ -423,11 +424,11 @@ class Conversation(Relay):
     def _refuse_misread(self, link: BackendLink) -> None:
         """The texts were judged as this server will not read them: nothing of them may run."""
         if self.status != tags.STATUS_IDLE:
-            self.fatal(admission.misread(link.node))
+            self.fatal(misread(link.node))
             return
         self._current().sent = False
         self._let_go(link)
-        self._refuse(admission.misread(link.node))
+        self._refuse(misread(link.node))
 
     def _answer(self, exchange: Exchange, batch: Batch) -> None:
         """Reply to a batch of which nothing needs a server."""
@@ -520,7 +521,7 @@ class Conversation(Relay):
                 self.drain()
                 return
         elif self._tuning.mode == POOL_STATEMENT:
-            self.fatal(admission.no_block())
+            self.fatal(no_block())
             return
         self.pump()
 

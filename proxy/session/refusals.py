@@ -1,6 +1,6 @@
 """
-What PostgreSQL says of messages whose fields do not fit, of names that are taken or unknown, and to
-who has cancelled.
+What clients are told: by PostgreSQL, of messages whose fields do not fit, of names that are taken or
+unknown, of a cancel; by the proxy, of what it cannot do for them.
 """
 
 from proxy.errors import Refusal
@@ -43,3 +43,31 @@ def statement_exists(name: bytes) -> Refusal:
 def canceled() -> Refusal:
     """What PostgreSQL answers to a statement that a CancelRequest ended."""
     return Refusal("57014", "canceling statement due to user request")
+
+
+def misread(node: str) -> Refusal:
+    """A server reads texts in another way than they were read here, when they were judged."""
+    return Refusal(
+        "58000",
+        f'node "{node}" reads SQL texts in another way than the nodes before it',
+        detail="standard_conforming_strings or client_encoding have another default there.",
+        hint="Give all nodes the same defaults; this session's texts are judged anew from now on.",
+    )
+
+
+def no_block() -> Refusal:
+    """A transaction block where each statement may go to another server connection."""
+    return Refusal(
+        "08P01",
+        "transaction blocks are not allowed in statement pooling mode",
+        hint="Use pool mode transaction for this database.",
+    )
+
+
+def changed_too_late() -> Refusal:
+    """A plugin wants another text where none can be put in its place any more."""
+    return Refusal(
+        "0A000",
+        "a plugin rewrites this statement, which SQL EXECUTE cannot take any more",
+        hint="Prepare the statement again, or use the protocol's own prepared statements.",
+    )
