@@ -24,12 +24,15 @@ A statement's way, each arrow one function in one file:
 
     socket -> server.frontend.FrontendConnection.data_received
            -> session.session.Session.receive_from_frontend      cut into messages
+           -> session.express.Express                            a plain one goes from here straight
+                                                                 to the broker and the link; else
            -> session.exchange.Exchange                          one Query, or one Sync group
            -> session.ports.Gate.judge   (hooks.pipeline)        the plugins' verdict
            -> session.ports.Broker.acquire (pool.broker)         node and server connection
            -> session.link.BackendLink.send                      to the server
     socket -> server.backend.BackendConnection.data_received
-           -> session.link.BackendLink.receive_from_backend      replies owed, in order
+           -> session.link.BackendLink.receive_from_backend      replies owed, in order; a plain one
+                                                                 goes straight to the client; else
            -> session.relay.Relay.on_reply                       to the client, in runs
            -> session.conversation.Conversation.on_exchange_done release, Outcome -> post_query
 """

@@ -139,7 +139,7 @@ def int16(value: int) -> bytes:
 
 def int32(value: int) -> bytes:
     """Int32; takes signed and unsigned values."""
-    return bytes(((value >> 24) & 0xFF, (value >> 16) & 0xFF, (value >> 8) & 0xFF, value & 0xFF))
+    return (value & 0xFFFFFFFF).to_bytes(4, "big")
 
 
 def counted_value(value: bytes | None) -> bytes:

@@ -48,6 +48,9 @@ def _look_at(
     notify_us: int,
     now_us: int,
 ) -> None:
+    if session.phase == BUSY:
+        # Who has been at it for so long is looked at like all others.
+        session.unfold()
     exchange = session.exchange
     if session.phase == BUSY and exchange is not None:
         if _waits_for_client(exchange):

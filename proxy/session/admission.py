@@ -217,6 +217,28 @@ def inspect_batch(
     return found
 
 
+def take_judged(
+    batch: Batch, exchange: Exchange, inspection: Inspection, classifier: Classifier
+) -> None:
+    """The one statement of a batch was judged before there was a batch: as `inspect_batch` leaves it."""
+    exchange.statements.append(inspection)
+    exchange.running.append(inspection)
+    for message in batch.messages:
+        prepared = message.prepared
+        if message.tag == tags.QUERY:
+            message.inspection = inspection
+        elif prepared is not None and (
+            message.tag == tags.PARSE or len(batch.messages[0].name) > 0
+        ):
+            prepared.facts = classifier.exact(prepared.text)
+            message.inspection = inspection
+            message.others = [inspection]
+            if message.tag == tags.PARSE:
+                prepared.sql_facts = prepared.facts
+                prepared.judged_as = inspection
+                prepared.answer = None
+
+
 def _look_up(
     batch: Batch, message: Message, prepared: Prepared, client: ClientContext, inside: bool
 ) -> Inspection | None:
@@ -334,6 +356,21 @@ def is_decided(inspections: list[Inspection]) -> bool:
     for inspection in inspections:
         if (
             inspection.verdict != VERDICT_ALLOW
+            or inspection.is_rewritten
+            or inspection.target is not None
+        ):
+            return True
+    return False
+
+
+def is_changed(inspections: list[Inspection]) -> bool:
+    """Whether a statement was prepared as another than the client's, or is answered here."""
+    for inspection in inspections:
+        if inspection.verdict == VERDICT_REFUSE:
+            # What is behind it never ran; what stands before it did.
+            return False
+        if (
+            inspection.verdict == VERDICT_ANSWER
             or inspection.is_rewritten
             or inspection.target is not None
         ):

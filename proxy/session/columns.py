@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, final
 from proxy.errors import ProtocolViolation, Refusal
 from proxy.protocol import backend, frontend, tags
 from proxy.session.exchange import Exchange, Message, Prepared
-from proxy.session.link import BackendLink, InternalQuery
+from proxy.session.link import BackendLink
+from proxy.session.users import InternalQuery
 
 if TYPE_CHECKING:
     from proxy.session.conversation import Conversation

@@ -98,7 +98,7 @@ class Conversation(Relay):
         if not self.intake.is_utf8:
             admission.refuse_untranslatable(self._judged)
         if batch.end != END_QUERY or len(batch.messages) > 1 or admission.is_decided(self._judged):
-            if batch.end != END_QUERY and admission.is_decided(self._judged):
+            if batch.end != END_QUERY and admission.is_changed(self._judged):
                 self.intake.was_rewritten = True
             admission.apply_verdicts(
                 batch, exchange, self._judged, self._classifier, self.intake.planning

@@ -5,8 +5,9 @@ Leaving a server connection: roll back, forget, hand back clean or not at all (r
 from typing import Final, final
 
 from proxy.protocol import tags
-from proxy.session.link import SYNC_FRAME, BackendLink, InternalQuery
+from proxy.session.link import SYNC_FRAME, BackendLink
 from proxy.session.ports import Broker
+from proxy.session.users import InternalQuery
 
 _ROLLBACK: Final = 0
 _DISCARD: Final = 1

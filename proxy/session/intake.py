@@ -8,8 +8,8 @@ server, no replies. Raises only ProtocolViolation.
 
 from typing import Final, final
 
-from proxy.errors import ProtocolViolation
 from proxy.protocol import frontend, tags
+from proxy.protocol.lengths import check_type
 from proxy.session import namespace
 from proxy.session.exchange import (
     END_CUT,
@@ -21,6 +21,7 @@ from proxy.session.exchange import (
     Message,
     Prepared,
 )
+from proxy.session.framing import CUT_BYTES, HEADER_BYTES, Framing
 from proxy.session.ports import Classifier
 from proxy.session.refusals import (
     malformed,
@@ -38,68 +39,19 @@ OPAQUE_TEXT: Final = TextFacts(
 )
 """Facts on a text that runs what was prepared elsewhere."""
 
-CUT_BYTES: Final = 64 * 1024
-"""A pipeline without Sync or Flush that grows longer than this is sent on in parts, so that its
-memory stays bounded; the server's answers are the same."""
-
-HEADER_BYTES: Final = 5
-
-MAX_MESSAGE_BYTES: Final = 0x3FFFFFFE
-"""Longest message that PostgreSQL takes at all (PQ_LARGE_MESSAGE_LIMIT)."""
-
-SMALL_MESSAGE_BYTES: Final = 10_000
-"""Longest message of a type that holds names only (PostgreSQL's PQ_SMALL_MESSAGE_LIMIT)."""
-
-
-def is_long_type(tag: int) -> bool:
-    """Whether a message of this type may be long."""
-    return (
-        tag == tags.QUERY
-        or tag == tags.PARSE
-        or tag == tags.BIND
-        or tag == tags.COPY_DATA
-        or tag == tags.FUNCTION_CALL
-    )
-
-
-def check_type(tag: int) -> None:
-    """Raise ProtocolViolation for what no client may send after its login."""
-    if (
-        is_long_type(tag)
-        or tag == tags.EXECUTE
-        or tag == tags.SYNC
-        or tag == tags.DESCRIBE
-        or tag == tags.CLOSE
-        or tag == tags.FLUSH
-        or tag == tags.TERMINATE
-        or tag == tags.COPY_DONE
-        or tag == tags.COPY_FAIL
-    ):
-        return
-    raise ProtocolViolation(f"invalid frontend message type {tag}")
-
 
 @final
-class Intake:
+class Intake(Framing):
     """Bytes of one client in, batches out."""
 
     __slots__ = (
-        "_base",
-        "_buffer",
-        "_chunks",
+        "_behind",
         "_classifier",
         "_described",
         "_group",
         "_has_command",
-        "_have",
-        "_max_message_bytes",
         "_messages",
-        "_needed",
-        "_passing",
-        "_pos",
-        "copy_end",
         "foreign",
-        "is_terminated",
         "is_unsafe",
         "is_unsettled",
         "is_utf8",
@@ -112,19 +64,11 @@ class Intake:
     )
 
     def __init__(self, classifier: Classifier, max_message_bytes: int) -> None:
+        super().__init__(max_message_bytes)
         self._classifier = classifier
-        self._max_message_bytes = min(max_message_bytes, MAX_MESSAGE_BYTES)
-        self._buffer = b""
-        self._base = 0  # start of the batch that is being collected
-        self._pos = 0  # start of the first message not yet looked at
+        self._behind = b""  # what has defined `unnamed`, and was not read for that yet
         self._messages: list[Message] = []
         self._described = 0  # how many of them were looked at for what is described
-        self._chunks: list[bytes] = []
-        self._have = 0
-        self._needed = 0
-        self._passing = 0  # bytes of a CopyData that is passed on in pieces
-        self.copy_end = 0
-        self.is_terminated = False
         self.is_unsafe = False
         self.is_utf8 = True
         self.was_unsafe = False  # at any time before
@@ -138,70 +82,61 @@ class Intake:
         self.foreign: dict[bytes, Prepared] = {}  # made by SQL PREPARE
         self.unnamed: Prepared | None = None
 
-    def feed(self, data: bytes) -> None:
-        """Add received bytes."""
-        if self._needed > 0:
-            # A long message is joined once, when all of it is there: no quadratic copying.
-            self._chunks.append(data)
-            self._have += len(data)
-            if self._have < self._needed:
-                return
-            self._buffer = b"".join(self._chunks)
-            self._chunks = []
-            self._have = 0
-            self._needed = 0
-            return
-        base = self._base
-        if base >= len(self._buffer):
-            self._buffer = data
-        else:
-            self._buffer = self._buffer[base:] + data
-        self._pos -= base
-        self._base = 0
-
-    def pending_bytes(self) -> int:
-        """Bytes that were received and not yet given out."""
-        return len(self._buffer) - self._base + self._have
-
-    def _next(self) -> int:
-        """End of the message at `_pos`, or -1 while it is incomplete."""
-        buffer = self._buffer
-        pos = self._pos
-        if len(buffer) - pos < HEADER_BYTES or self._needed > 0:
-            if pos < len(buffer) and self._needed == 0:
-                check_type(buffer[pos])
-            return -1
-        length = (
-            (buffer[pos + 1] << 24)
-            | (buffer[pos + 2] << 16)
-            | (buffer[pos + 3] << 8)
-            | buffer[pos + 4]
+    def is_empty(self) -> bool:
+        """Whether nothing is here that was not given out."""
+        return (
+            self._base >= len(self._buffer)
+            and self._needed == 0
+            and self._passing == 0
+            and not self._messages
         )
-        if (
-            length < 4
-            or length > self._max_message_bytes
-            or (length > SMALL_MESSAGE_BYTES and not is_long_type(buffer[pos]))
-        ):
-            check_type(buffer[pos])
-            raise ProtocolViolation("invalid message length")
-        end = pos + 1 + length
-        if end > len(buffer):
-            check_type(buffer[pos])
-            if end - pos > CUT_BYTES and pos - self._base <= CUT_BYTES:
-                # Long, and not behind messages that are to be sent on without it.
-                rest = buffer[self._base :]
-                self._chunks = [rest]
-                self._have = len(rest)
-                self._needed = end - self._base
-                self._pos -= self._base
-                self._base = 0
-                self._buffer = b""
-                # _pos stays relative to the batch; feed() brings the whole buffer back.
-            return -1
-        return end
+
+    def is_ordinary(self) -> bool:
+        """Whether texts are what they look like, and names what the client has made them."""
+        return not (self.is_unsafe or self.is_unsettled or self.was_rewritten) and self.is_utf8
+
+    def went_by(self, data: bytes) -> None:
+        """One batch was sent, and well answered, that was not given out here."""
+        self._group += 1
+        if data[0] != tags.BIND:
+            self.unnamed = None
+            self._behind = data if data[0] == tags.PARSE else b""
+
+    def reread(self, data: bytes) -> Batch:
+        """A batch that was sent as it came, after all; it stands before all that is here."""
+        self._settle()
+        return self._read(data)
+
+    def _settle(self) -> None:
+        """Find out what the unnamed statement is."""
+        behind = self._behind
+        if behind:
+            self._behind = b""
+            self._group -= 1
+            self._read(behind)
+
+    def _read(self, data: bytes) -> Batch:
+        buffer = self._buffer
+        base = self._base
+        pos = self._pos
+        needed = self._needed
+        self._buffer = data
+        self._base = 0
+        self._pos = 0
+        self._needed = 0
+        batch = self.next_batch()
+        self._buffer = buffer
+        self._base = base
+        self._pos = pos
+        self._needed = needed
+        if batch is None:
+            raise AssertionError("it was one whole batch when it was sent")
+        return batch
 
     def next_batch(self) -> Batch | None:
         """The next batch that is complete, or None. Terminate sets `is_terminated`."""
+        if self._behind:
+            self._settle()
         while True:
             end = self._next()
             if end < 0:
@@ -269,96 +204,6 @@ class Intake:
                 self.is_terminated = True
                 return False
             check_type(tag)
-
-    def copy_run(self) -> bytes:
-        """
-        During COPY IN: what can be passed to the server now, parts of a CopyData included.
-
-        `copy_end` is then the type of the message that ended the run and is part of it: CopyDone,
-        CopyFail, or one that the server will not like; 0 when the COPY goes on. A Sync ends a run
-        too and is no part of it: the server ignores it during a COPY, but would not if the COPY
-        failed before it got there.
-        """
-        self.copy_end = 0
-        if self._needed > 0:
-            self._buffer = b"".join(self._chunks)
-            self._chunks = []
-            self._have = 0
-            self._needed = 0
-        buffer = self._buffer
-        start = self._base
-        pos = start
-        size = len(buffer)
-        if self._passing > 0:
-            if self._passing > size - pos:
-                self._passing -= size - pos
-                self._base = size
-                self._pos = size
-                return buffer[start:]
-            pos += self._passing
-            self._passing = 0
-        while size - pos >= HEADER_BYTES:
-            tag = buffer[pos]
-            length = (
-                (buffer[pos + 1] << 24)
-                | (buffer[pos + 2] << 16)
-                | (buffer[pos + 3] << 8)
-                | buffer[pos + 4]
-            )
-            if length < 4 or length > self._max_message_bytes:
-                raise ProtocolViolation("invalid message length")
-            if length > SMALL_MESSAGE_BYTES and tag != tags.COPY_DATA:
-                # SAFETY: a server ends the connection too. It must not be waited for until it is
-                # whole: each chunk that comes would be joined to all before it.
-                raise ProtocolViolation(
-                    f"unexpected message type 0x{tag:02X} during COPY from stdin"
-                )
-            end = pos + 1 + length
-            if tag == tags.COPY_DATA:
-                if end > size:
-                    self._passing = end - size
-                    pos = size
-                    break
-                pos = end
-                continue
-            if end > size:
-                break
-            if tag == tags.TERMINATE:
-                self.is_terminated = True
-                break
-            if tag == tags.SYNC:
-                self.copy_end = tag
-                self._base = end
-                self._pos = end
-                return buffer[start:pos]
-            pos = end
-            if tag != tags.FLUSH:
-                self.copy_end = tag
-                break
-        self._base = pos
-        self._pos = pos
-        return buffer[start:pos]
-
-    def abandon_copy(self) -> int:
-        """
-        The COPY failed: what is left of a CopyData in pieces goes nowhere.
-
-        Returns how many bytes of it the server still waits for, before it can take a new message.
-        """
-        rest = self._passing
-        if rest > 0:
-            have = len(self._buffer) - self._base
-            take = rest if rest < have else have
-            self._base += take
-            self._pos = self._base
-            self._passing = rest - take
-        return rest
-
-    def drop_passing(self) -> bool:
-        """Swallow the rest of an abandoned CopyData; False while some of it is still to come."""
-        if self._passing > 0:
-            self.abandon_copy()
-        return self._passing == 0
 
     def is_raw(self, text: bytes) -> bool:
         """

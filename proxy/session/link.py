@@ -10,25 +10,23 @@ ReadyForQuery ends a query or an exchange, and only its status byte says what th
 (rules 1, 2 and 21).
 """
 
-from abc import ABC, abstractmethod
 from typing import Final, final
-
-from mypy_extensions import mypyc_attr
 
 from proxy.errors import ProtocolViolation, Refusal
 from proxy.protocol import backend, tags
+from proxy.protocol.plain import is_plain_reply
 from proxy.session import speakers
 from proxy.session.exchange import (
     STEP_DROP,
     STEP_INVENT,
     Exchange,
-    Message,
     Prepared,
     Step,
 )
 from proxy.session.farewell import fatal_of, is_farewell, refusal_of
-from proxy.session.ports import Waiter, Wire
+from proxy.session.ports import Wire
 from proxy.session.reported import identify
+from proxy.session.users import InternalQuery, LinkUser
 
 MAX_REPLY_BYTES: Final = 256 * 1024 * 1024
 """Longest reply that must be whole before it is looked at; rows and copy data stream at any size."""
@@ -38,84 +36,6 @@ HEADER_BYTES: Final = 5
 SYNC_FRAME: Final = b"S\x00\x00\x00\x04"
 
 _PADDING: Final = bytes(64 * 1024)
-
-
-@mypyc_attr(allow_interpreted_subclasses=True)
-class InternalQuery(ABC):
-    """A query of the proxy's own on a link: told of its rows, its error and its end."""
-
-    @abstractmethod
-    def on_row(self, values: list[bytes | None]) -> None:
-        """One DataRow."""
-
-    @abstractmethod
-    def on_columns(self, body: bytes) -> None:
-        """A RowDescription, or NoData (b"")."""
-
-    @abstractmethod
-    def on_error(self, fields: dict[str, str]) -> None:
-        """An ErrorResponse; its fields by their letters."""
-
-    @abstractmethod
-    def on_done(self, link: "BackendLink", status: int) -> None:
-        """ReadyForQuery. Called exactly once, unless the link is lost first."""
-
-
-@mypyc_attr(allow_interpreted_subclasses=True)
-class LinkUser(Waiter):
-    """The session that a link serves: what the link tells it."""
-
-    @abstractmethod
-    def on_reply(self, data: bytes) -> None:
-        """Bytes for the client."""
-
-    @abstractmethod
-    def on_error_reply(self, link: "BackendLink", frame: bytes, body: bytes) -> bytes:
-        """An ErrorResponse of the exchange: what the client gets for it, b"" for nothing."""
-
-    @abstractmethod
-    def on_completion(self, tag: int, frame: bytes) -> None:
-        """CommandComplete, EmptyQueryResponse or PortalSuspended while `watches` is set."""
-
-    @abstractmethod
-    def on_parameter(self, name: bytes, value: bytes, is_internal: bool) -> bool:
-        """A ParameterStatus; True: the client does not know this value yet."""
-
-    @abstractmethod
-    def on_copy_in(self, link: "BackendLink") -> None:
-        """The server waits for CopyData."""
-
-    @abstractmethod
-    def on_prepared(self, key: bytes) -> None:
-        """The server has prepared the statement with this key."""
-
-    @abstractmethod
-    def on_described(self, message: Message, body: bytes) -> None:
-        """The RowDescription of a statement, or NoData (b"")."""
-
-    @abstractmethod
-    def on_copy_failed(self) -> None:
-        """The COPY that the client was sending data for has failed."""
-
-    @abstractmethod
-    def on_steps_done(self) -> None:
-        """Every reply owed so far to an exchange that is still open has come."""
-
-    @abstractmethod
-    def on_backend_full(self) -> None:
-        """The server takes the client's data too slowly."""
-
-    @abstractmethod
-    def on_backend_drained(self) -> None:
-        """The server has caught up."""
-
-    @abstractmethod
-    def on_exchange_done(self, link: "BackendLink", exchange: Exchange, status: int) -> None:
-        """The exchange's ReadyForQuery came and was passed on."""
-
-    @abstractmethod
-    def on_link_lost(self, link: "BackendLink", refusal: Refusal) -> None:
-        """The server connection has ended while this session had it."""
 
 
 @final
@@ -134,6 +54,7 @@ class BackendLink:
     is_opaque       code ran that may have made settings which nobody can ask for; `opaque_for` is
                     the number of the session whose code that was
     user_session    the session it serves, None while idle
+    is_express      it owes the whole reply to one plain statement; see `session.express`
     speaker         whose notifications come from it; see `session.speakers`
     watches         completions are reported
     """
@@ -154,6 +75,7 @@ class BackendLink:
         "garbage",
         "idle_since_s",
         "is_closed",
+        "is_express",
         "is_opaque",
         "is_touched",
         "last_fatal",
@@ -211,6 +133,7 @@ class BackendLink:
         self.opaque_for = 0
         self.user_session: LinkUser | None = None
         self.watches = False
+        self.is_express = False
         self.exchange: Exchange | None = None
         self.bytes_received = 0
         self.last_fatal: Refusal | None = None
@@ -263,7 +186,12 @@ class BackendLink:
 
     def owes_nothing(self) -> bool:
         """No reply is on its way (rule 1)."""
-        return self.exchange is None and not self._internal and self._passing == 0
+        return (
+            self.exchange is None
+            and not self.is_express
+            and not self._internal
+            and self._passing == 0
+        )
 
     def is_mid_message(self) -> bool:
         """Part of a message went to the client, and the rest of it did not come yet."""
@@ -278,6 +206,13 @@ class BackendLink:
         Not to be called any more once the link is closed.
         """
         self.bytes_received += len(data)
+        if self.is_express:
+            user = self._user()
+            if not self._tail and is_plain_reply(data):
+                self.is_express = False
+                user.on_plain_reply(self, data)
+                return
+            user.unfold()
         if self._tail:
             # A long message is joined once, when all of it is there: no quadratic copying.
             self._tail.append(data)

@@ -164,6 +164,13 @@ class Classifier(ABC):
         """
 
     @abstractmethod
+    def known(self, text: bytes, is_parsed: bool) -> TextFacts | None:
+        """
+        As `facts`, if the text or one like it is in the cache; None for a text with a NUL. A text of a
+        Parse (`is_parsed`) comes again as it is, one of a Query with other constants.
+        """
+
+    @abstractmethod
     def exact(self, text: bytes) -> TextFacts:
         """As `facts`, with the statements' text, head and normalized those of this very text."""
 

@@ -8,8 +8,9 @@ encoding of the client's can change what it says.
 from typing import TYPE_CHECKING, Final, final
 
 from proxy.protocol import backend
-from proxy.session.link import BackendLink, InternalQuery
+from proxy.session.link import BackendLink
 from proxy.session.state import settings_key
+from proxy.session.users import InternalQuery
 
 if TYPE_CHECKING:
     from proxy.session.relay import Relay

@@ -18,7 +18,7 @@ from proxy.session.context import ClientContext
 from proxy.session.exchange import Exchange, Message
 from proxy.session.inspection import Inspection
 from proxy.session.intake import Intake
-from proxy.session.link import BackendLink, LinkUser
+from proxy.session.link import BackendLink
 from proxy.session.ports import Broker, Classifier, Clock, Gate, Wire
 from proxy.session.state import SessionState
 from proxy.session.tuning import (
@@ -26,6 +26,7 @@ from proxy.session.tuning import (
     SessionTuning,
     Welcomes,
 )
+from proxy.session.users import LinkUser
 
 STARTING: Final = 0
 IDLE: Final = 1
@@ -80,12 +81,16 @@ class Relay(LinkUser):
         "_has_changed_schema",
         "_index",
         "_is_full",
+        "_is_ordinary",
         "_is_pumping",
         "_judged",
         "_lexing",
         "_may_copy",
         "_route",
         "_schema",
+        "_sent",
+        "_sent_judged",
+        "_sent_since_us",
         "_started_anywhere",
         "_transaction_since_us",
         "_tuning",
@@ -169,6 +174,10 @@ class Relay(LinkUser):
         self._judged: list[Inspection] = []
         self._index = 0
         self._route: Route = WRITE
+        self._is_ordinary = False  # plain statements may go the express way; see `session.express`
+        self._sent = b""  # the one that went it, until it is answered
+        self._sent_since_us = 0
+        self._sent_judged: Inspection | None = None
         self._may_copy = False  # a portal of this transaction may be a COPY FROM STDIN
 
     # -- what the parts above add
@@ -188,6 +197,14 @@ class Relay(LinkUser):
     def drain(self) -> None:
         """Shut down as soon as the client is outside a transaction."""
         raise AssertionError("Session implements this")
+
+    def on_plain_reply(self, link: BackendLink, data: bytes) -> None:
+        """All of the reply to a plain statement, which has gone well."""
+        raise AssertionError("Express implements this")
+
+    def unfold(self) -> None:
+        """What was sent the express way is an exchange like any other from now on."""
+        raise AssertionError("Express implements this")
 
     def _current(self) -> Exchange:
         """The exchange that the phase is about."""
@@ -327,17 +344,22 @@ class Relay(LinkUser):
 
     def _count(self, exchange: Exchange, status: int) -> None:
         """Count the exchange, and the transaction that it ends."""
-        now_us = self._clock.now_us()
-        self.idle_since_us = now_us
-        duration_us = now_us - exchange.started_us
-        self._counters.queries += 1
-        self._counters.query_us.observe_query(duration_us)
-        self.query_us += duration_us
+        now_us = self._count_query(exchange.started_us)
         if not exchange.in_transaction:
             self._transaction_since_us = exchange.started_us
         if status == tags.STATUS_IDLE:
             self.transactions += 1
             self.transaction_us += now_us - self._transaction_since_us
+
+    def _count_query(self, since_us: int) -> int:
+        """Count what was begun at `since_us`; returns the time of now."""
+        now_us = self._clock.now_us()
+        self.idle_since_us = now_us
+        duration_us = now_us - since_us
+        self._counters.queries += 1
+        self._counters.query_us.observe_query(duration_us)
+        self.query_us += duration_us
+        return now_us
 
     def _finish_outcomes(self, exchange: Exchange, sqlstate: str, error: str) -> None:
         if exchange.statements:

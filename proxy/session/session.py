@@ -12,9 +12,9 @@ from proxy.errors import ProtocolViolation, Refusal
 from proxy.protocol import backend, frontend, tags
 from proxy.routing.route import WRITE
 from proxy.session import namespace, outcome
-from proxy.session.conversation import Conversation
 from proxy.session.ending import Cleanup
 from proxy.session.exchange import Exchange
+from proxy.session.express import Express
 from proxy.session.farewell import NODE_IS_DOWN
 from proxy.session.link import BackendLink
 from proxy.session.refusals import canceled
@@ -32,7 +32,7 @@ from proxy.session.tuning import POOL_SESSION
 
 
 @final
-class Session(Conversation):
+class Session(Express):
     """One client; see the module. All methods are called from the event loop."""
 
     __slots__ = ()
@@ -82,6 +82,7 @@ class Session(Conversation):
         """The client has gone, or is being sent away: leave nothing of it behind (rule 25)."""
         if self.phase == CLOSED:
             return
+        self.unfold()
         phase = self.phase
         self.phase = CLOSED
         self._broker.withdraw(self)
@@ -123,8 +124,10 @@ class Session(Conversation):
             return
         self._counters.bytes_from_clients += len(data)
         self.received_bytes += len(data)
+        if self.phase == IDLE and self._express(data):
+            return
         self.intake.feed(data)
-        if self.phase == IDLE or self.phase == BUSY:
+        if self.phase == IDLE or (self.phase == BUSY and self.exchange is not None):
             self.pump()
         elif self.intake.pending_bytes() > READ_AHEAD_BYTES:
             self._hold()
@@ -191,6 +194,7 @@ class Session(Conversation):
                     exchange = Exchange(self._clock.now_us())
                     exchange.in_transaction = self.status != tags.STATUS_IDLE
                     self.exchange = exchange
+                    self._is_ordinary = False
                     self.queries += 1
                 self._admit(exchange, batch)
             elif self.phase == BUSY:
@@ -271,6 +275,7 @@ class Session(Conversation):
 
     def time_out_query(self) -> None:
         """The exchange has run longer than it may: cancel it once, PostgreSQL answers 57014."""
+        self.unfold()
         exchange = self.exchange
         if exchange is not None and not exchange.is_timed_out and self.link is not None:
             exchange.is_timed_out = True
@@ -279,6 +284,7 @@ class Session(Conversation):
 
     def leave_node(self) -> None:
         """The node does not answer any more: what can run elsewhere unseen is not waited for."""
+        self.unfold()
         exchange = self.exchange
         link = self.link
         if exchange is None or link is None:

@@ -16,8 +16,9 @@ the connection is reset before another client has it.
 from typing import TYPE_CHECKING, Final, final
 
 from proxy.session.answers import quote_identifier
-from proxy.session.link import BackendLink, InternalQuery
+from proxy.session.link import BackendLink
 from proxy.session.reported import UNTOLD
+from proxy.session.users import InternalQuery
 from proxy.sql.statement import TextFacts
 
 if TYPE_CHECKING:
@@ -117,6 +118,19 @@ class SessionState:
         self._result_key = None
         isolation = desired.get("default_transaction_isolation", b"")
         self.is_serializable = isolation.lower() == b"serializable"
+
+    def is_ordinary(self) -> bool:
+        """Whether nothing is set or left behind that must be looked after now."""
+        return not (
+            self.pins
+            or self.resets
+            or self.due
+            or self.is_opaque
+            or self.is_loading
+            or self.is_loaded
+            or self.is_local
+            or self.is_serializable
+        )
 
     def note(self, facts: TextFacts) -> None:
         """Take what a text that is about to run says of settings."""

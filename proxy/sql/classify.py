@@ -110,6 +110,19 @@ class PgClassifier(Classifier):
             return self.unknown(text)
         return self._entry(text).facts
 
+    def known(self, text: bytes, is_parsed: bool) -> TextFacts | None:
+        """Facts on a text that need no parser."""
+        # No text with a NUL was ever stored, and its NULs stay in every key.
+        entry = self._by_text.get(text) if is_parsed else None
+        if entry is None:
+            entry = self._by_shape.get(text.translate(_ZEROES))
+        if entry is None and not is_parsed:
+            entry = self._by_text.get(text)
+        if entry is None:
+            return None
+        self.hits += 1
+        return entry.facts
+
     def exact(self, text: bytes) -> TextFacts:
         """Facts on this very text."""
         if len(text) > self.max_text_bytes:

@@ -23,6 +23,9 @@ PREPARED_DEALLOCATE: Final = 3  # prepared_name "" = DEALLOCATE ALL
 PREPARED_DISCARD_ALL: Final = 4
 
 
+_ROW_KINDS: Final = ("select", "insert", "update", "delete", "merge")
+
+
 LEXING_SETTINGS: Final = ("standard_conforming_strings", "client_encoding")
 """Settings that decide how a server reads the texts that come after them (rule 37)."""
 
@@ -169,12 +172,15 @@ class TextFacts:
     has_control     any of them is transaction control
     has_effects     any of them may change a setting
     is_plain        exactly one statement, no control, no prepared-statement command and nothing
-                    left behind: the case that takes the shortest way
+                    left behind
+    is_express      plain, and nothing but rows in and out, without any wrapper: the case that takes the
+                    shortest way (`session.express`)
     """
 
     __slots__ = (
         "has_control",
         "has_effects",
+        "is_express",
         "is_plain",
         "is_read_only",
         "leaves_state",
@@ -204,3 +210,12 @@ class TextFacts:
         self.has_control = has_control
         self.has_effects = has_effects
         self.is_plain = plain and not leaves_state and not has_control
+        self.is_express = self.is_plain and not has_effects and _moves_rows(statements[0])
+
+
+def _moves_rows(facts: StatementFacts) -> bool:
+    """Whether all that a statement does is a row command's."""
+    for kind in facts.kinds:
+        if kind not in _ROW_KINDS:
+            return False
+    return True

@@ -15,17 +15,39 @@ from proxy.session.clearance import Clearance
 from proxy.session.context import ClientContext
 from proxy.session.inspection import Inspection
 from proxy.session.link import BackendLink
-from proxy.session.ports import Broker, Clock, Gate, Waiter, Wire
+from proxy.session.ports import Broker, Classifier, Clock, Gate, Waiter, Wire
 from proxy.session.session import Session
 from proxy.session.tuning import POOL_TRANSACTION, SessionTuning, Welcomes
 from proxy.sql.analyse import with_text
 from proxy.sql.classify import PgClassifier
-from proxy.sql.statement import StatementFacts
+from proxy.sql.statement import StatementFacts, TextFacts
 
 CLASSIFIER = PgClassifier()
 READY = backend.ready_for_query(tags.STATUS_IDLE)
 READY_T = backend.ready_for_query(tags.STATUS_IN_TRANSACTION)
 READY_E = backend.ready_for_query(tags.STATUS_FAILED)
+
+
+class Slow(Classifier):
+    """The classifier, but no statement goes the express way."""
+
+    def facts(self, text: bytes) -> TextFacts:
+        return _slowed(CLASSIFIER.facts(text))
+
+    def known(self, text: bytes, is_parsed: bool) -> TextFacts | None:
+        return None
+
+    def exact(self, text: bytes) -> TextFacts:
+        return _slowed(CLASSIFIER.exact(text))
+
+    def unknown(self, text: bytes) -> TextFacts:
+        return CLASSIFIER.unknown(text)
+
+
+def _slowed(facts: TextFacts) -> TextFacts:
+    copy = TextFacts(facts.statements)
+    copy.is_express = False
+    return copy
 
 
 class FakeWire(Wire):
@@ -220,10 +242,13 @@ class Playbook:
         max_prepared: int = 100,
         links: int = 1,
         is_greeted: bool = True,
+        classifier: Classifier = CLASSIFIER,
+        max_message_bytes: int = 1 << 24,
+        gate: "ScriptedGate | None" = None,
     ) -> None:
         self.client = FakeWire()
         self.broker = FakeBroker()
-        self.gate = ScriptedGate()
+        self.gate = gate if gate is not None else ScriptedGate()
         self.clock = FakeClock()
         self.counters = Counters()
         context = ClientContext("c1", "127.0.0.1", False, 0.0)
@@ -237,10 +262,10 @@ class Playbook:
             self.client,
             self.gate,
             self.broker,
-            CLASSIFIER,
+            classifier,
             self.clock,
             self.counters,
-            SessionTuning(mode, 1 << 24, max_prepared, 1 << 20),
+            SessionTuning(mode, max_message_bytes, max_prepared, 1 << 20),
             self.welcomes,
             settings or {},
         )

@@ -70,6 +70,9 @@ class FakeClassifier(Classifier):
     def facts(self, text: bytes) -> TextFacts:
         return self.exact(text)
 
+    def known(self, text: bytes, is_parsed: bool) -> TextFacts | None:
+        return self.exact(text)
+
     def exact(self, text: bytes) -> TextFacts:
         parts = [part for part in text.split(b";") if part.strip()]
         return TextFacts(tuple(facts_of(part) for part in parts))

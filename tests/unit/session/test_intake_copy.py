@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from proxy.errors import ProtocolViolation
 from proxy.protocol import frontend, tags
-from proxy.session.intake import CUT_BYTES, SMALL_MESSAGE_BYTES, Intake
+from proxy.protocol.lengths import SMALL_MESSAGE_BYTES
+from proxy.session.framing import CUT_BYTES
+from proxy.session.intake import Intake
 from proxy.sql.classify import PgClassifier
 from tests.support.playbook import bind, execute, parse, query
 

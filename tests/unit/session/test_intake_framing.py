@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.errors import ProtocolViolation, Refusal
 from proxy.protocol import frontend
+from proxy.protocol.lengths import SMALL_MESSAGE_BYTES
 from proxy.session.exchange import (
     END_CUT,
     END_FLUSH,
@@ -16,7 +17,8 @@ from proxy.session.exchange import (
     END_SYNC,
     Batch,
 )
-from proxy.session.intake import CUT_BYTES, SMALL_MESSAGE_BYTES, Intake
+from proxy.session.framing import CUT_BYTES
+from proxy.session.intake import Intake
 from proxy.sql.classify import PgClassifier
 from tests.support import strategies
 from tests.support.playbook import bind, execute, parse, query

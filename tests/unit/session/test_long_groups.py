@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.protocol import backend, frontend
-from proxy.session.intake import CUT_BYTES
+from proxy.session.framing import CUT_BYTES
 from tests.support.playbook import READY, Playbook, bind, complete, execute, parse
 
 LONG = parse(b"", b"SELECT '" + b"x" * CUT_BYTES + b"'")

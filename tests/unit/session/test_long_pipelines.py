@@ -2,7 +2,8 @@
 
 from proxy.protocol import backend, frontend
 from proxy.session.exchange import Exchange
-from proxy.session.intake import CUT_BYTES, Intake
+from proxy.session.framing import CUT_BYTES
+from proxy.session.intake import Intake
 from proxy.session.outcome import KEPT_BATCHES
 from tests.support.playbook import (
     CLASSIFIER,

@@ -10,12 +10,14 @@ from proxy.session.ports import Waiter
 from proxy.session.relay import IDLE, ROUTING, WAITING
 from proxy.session.tuning import POOL_SESSION, POOL_STATEMENT
 from tests.support.playbook import (
+    CLASSIFIER,
     READY,
     READY_E,
     READY_T,
     FakeBroker,
     Playbook,
     Rule,
+    Slow,
     bind,
     complete,
     describe,
@@ -347,8 +349,10 @@ class HastyBroker(FakeBroker):
         waiter.on_no_backend(Refusal("3D000", "no such database"))
 
 
-def test_broker_may_refuse_at_once() -> None:
-    play = Playbook()
+@pytest.mark.parametrize("is_known", [False, True])
+def test_broker_may_refuse_at_once(is_known: bool) -> None:
+    CLASSIFIER.facts(b"SELECT 1")
+    play = Playbook(classifier=CLASSIFIER if is_known else Slow())
     play.session._broker = HastyBroker()
     assert play.f(query(b"SELECT 1")) == b""
     assert play.client.take() == error("3D000", "no such database") + READY

@@ -226,3 +226,48 @@ def test_the_classifier_is_bounded() -> None:
         classifier.exact(b"SELECT a, 'x%d'" % number)
     assert len(classifier._by_text) <= 50
     assert len(classifier._by_shape) <= 50
+
+
+@pytest.mark.parametrize("is_parsed", [False, True])
+def test_known_finds_what_facts_have_stored_and_nothing_else(is_parsed: bool) -> None:
+    classifier = PgClassifier()
+    assert classifier.known(b"SELECT a FROM t WHERE b = 1", is_parsed) is None
+    plain = classifier.facts(b"SELECT a FROM t WHERE b = 1")
+    named = classifier.facts(b"SELECT a FROM t2")
+    hits = classifier.hits
+    assert classifier.known(b"SELECT a FROM t WHERE b = 7", is_parsed) is plain
+    assert classifier.known(b"SELECT a FROM t2", is_parsed) is named
+    assert classifier.hits == hits + 2
+    for text in (b"SELECT a FROM t3", b"SELECT a FROM t2\0", b"SELECT a FROM t WHERE b = 1\0"):
+        assert classifier.known(text, is_parsed) is None
+    assert (classifier.hits, classifier.misses) == (hits + 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_express"),
+    [
+        (b"SELECT 1", True),
+        (b"TABLE t", True),
+        (b"INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING", True),
+        (b"UPDATE t SET a = 1 RETURNING a", True),
+        (b"WITH w AS (DELETE FROM t RETURNING *) SELECT * FROM w", True),
+        (b"EXPLAIN SELECT 1", False),
+        (b"SELECT 1; SELECT 2", False),
+        (b"", False),
+        (b"BEGIN", False),
+        (b"SET a.b = 'c'", False),
+        (b"SELECT set_config('a.b', 'c', false)", False),
+        (b"SELECT a INTO t2 FROM t", False),
+        (b"COPY t FROM STDIN", False),
+        (b"PREPARE a AS SELECT 1", False),
+        (b"EXECUTE a", False),
+        (b"DECLARE a CURSOR WITH HOLD FOR SELECT 1", False),
+        (b"CREATE TABLE t2 AS SELECT 1", False),
+        (b"CALL p()", False),
+        (b"DO ''", False),
+        (b"LOCK t", False),
+        (b"no SQL", False),
+    ],
+)
+def test_only_plain_rows_in_and_out_are_express(text: bytes, is_express: bool) -> None:
+    assert PgClassifier().facts(text).is_express is is_express
