@@ -29,6 +29,7 @@ from proxy.plugins.instance import CAUSE_BAD_ANSWER, read_init_answer
 from proxy.plugins.limits import INIT_TIMEOUT_MS, TABLE_ELEMENTS, Limits
 from proxy.plugins.manifest import Manifest
 from proxy.plugins.module import OBSERVERS, Shape
+from proxy.plugins.pulse import PULSE
 from proxy.plugins.runtime import Runtime
 
 _CALL: Final = "call"
@@ -225,6 +226,7 @@ class ComponentInstance:
 
     def _refuel(self, fuel: int, ticks: int) -> None:
         self.linked.deadline.begin()
+        PULSE.need(ticks)
         ffi.FAST.set_fuel(self._context, c_uint64(fuel))
         ffi.FAST.set_deadline(self._context, c_uint64(ticks))
 

@@ -23,9 +23,11 @@ from typing import Any, Final, final
 import wasmtime
 from wasmtime import _ffi as capi
 
+from proxy.plugins.pulse import PULSE
+
 U32: Final = 0xFFFFFFFF
 TICK_MS: Final = 10
-"""Resolution of time limits; a tick is a short-lived thread, 0.5 to 1 % of a core at this rate."""
+"""Resolution of time limits; see `plugins.pulse`."""
 GRACE_NS: Final = TICK_MS * 1_000_000
 """With it a call has at least its time limit, wherever between two ticks it began."""
 _PYBUF_WRITE: Final = 0x200
@@ -386,12 +388,14 @@ class Sandbox:
     def refuel(self, fuel: int, deadline_ticks: int) -> None:
         """Set the limits of the next call."""
         self.deadline.begin()
+        PULSE.need(deadline_ticks)
         self._binding.set_fuel(self._context, c_uint64(fuel))
         self._binding.set_deadline(self._context, c_uint64(deadline_ticks))
 
     def extend(self, deadline_ticks: int) -> None:
         """Give the running call a new deadline, from now on."""
         self.deadline.begin()
+        PULSE.need(deadline_ticks)
         self._binding.set_deadline(self._context, c_uint64(deadline_ticks))
 
     def refueller(self, fuel: int) -> Any:

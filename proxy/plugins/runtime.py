@@ -15,6 +15,7 @@ import wasmtime
 
 from proxy.errors import PluginFailed
 from proxy.plugins.ffi import TICK_MS
+from proxy.plugins.pulse import PULSE
 from proxy.plugins.ticker import Ticker
 
 # Features that plugins do not need are off: each is code of the compiler that hostile modules reach.
@@ -81,6 +82,7 @@ def runtime() -> Runtime:
     global _runtime
     if _runtime is None or _runtime.process_id != os.getpid():
         _runtime = Runtime()
+        PULSE.follow(_runtime.ticker)
     return _runtime
 
 

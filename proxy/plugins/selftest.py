@@ -29,7 +29,7 @@ _FUEL: Final = 1_000_000
 # Enough for a fifth of a second and more, and yet an end, should the clock not tick.
 _BACKSTOP_FUEL: Final = 1_000_000_000
 _TICKS: Final = 1
-_NEVER_TICKS: Final = 1 << 40
+_NEVER_TICKS: Final = 500
 
 
 def self_test(runtime: Runtime) -> None:

@@ -26,6 +26,7 @@ from proxy.observe.counters import Counters
 from proxy.observe.totals import DatabaseTotals
 from proxy.plugins.host.make import make_services
 from proxy.plugins.manager import PluginManager
+from proxy.plugins.pulse import PULSE
 from proxy.pool.plan import plan_of, share
 from proxy.pool.service import PoolService
 from proxy.routing.node import ROLE_PRIMARY
@@ -368,6 +369,7 @@ class Worker:
             await asyncio.sleep(SWEEP_S)
             nodes = self.pools.nodes.by_name.values()
             sweep(self.connections, self.settings.pool, nodes, self.clock.now_us())
+            PULSE.look(self.clock.now_us() * 1000)
 
     # -- connections
 
