@@ -12,6 +12,7 @@ import msgspec
 
 from proxy.session.context import ClientContext
 from proxy.session.inspection import PHASE_EXECUTE, Inspection, Outcome
+from proxy.sql.analyse import head_with_text
 
 _encode = msgspec.json.encode
 
@@ -101,11 +102,12 @@ def statement_envelope(
     """
     facts = inspection.facts
     client = inspection.client
+    head = head_with_text(facts, inspection.raw_text) if inspection.raw_text else facts.head
     extras = b""
     if with_roles or with_parameters:
         extras = _extras(inspection, with_parameters, with_roles)
     return b'{%b,"hook_context":{"request_id":"%b%d",%b,%b%b%b}' % (
-        facts.head,
+        head,
         prefix,
         inspection.request_id,
         client.fragment or fragment_of(client),

@@ -175,10 +175,12 @@ class HookPipeline(Gate):
         if not plan.is_judging:
             return True
         if not self.clears:
-            return self._walk(plan, inspection, CACHE_GET if inspection.is_judged else AUTHORIZE, 0)
+            return self._walk(
+                plan, inspection, CACHE_GET if inspection.is_judged else plan.first, 0
+            )
         facts = inspection.facts
         text = inspection.raw_text or facts.text
-        is_decided = self._walk(plan, inspection, AUTHORIZE, 0)
+        is_decided = self._walk(plan, inspection, plan.first, 0)
         if is_decided and inspection.verdict == VERDICT_ALLOW and not inspection.is_rewritten:
             self._clearances.learn(facts, text, inspection.client)
         return is_decided
@@ -243,7 +245,7 @@ class HookPipeline(Gate):
                 if effect == _END_OF_CHAIN:
                     break
             index = 0
-            stage = self._after(stage, inspection)
+            stage = self._after(plan, stage, inspection)
         return True
 
     def resume(
@@ -267,7 +269,7 @@ class HookPipeline(Gate):
             if effect == _NEXT:
                 is_decided = self._walk(plan, inspection, stage, index)
             elif effect == _END_OF_CHAIN:
-                is_decided = self._walk(plan, inspection, self._after(stage, inspection), 0)
+                is_decided = self._walk(plan, inspection, self._after(plan, stage, inspection), 0)
             if is_decided and isinstance(inspection.waiter, Waiter):
                 inspection.waiter.on_judged(inspection)
         plan.chains.leave()
@@ -289,7 +291,7 @@ class HookPipeline(Gate):
             return self._nobody
         return plan.cache_get
 
-    def _after(self, stage: int, inspection: Inspection) -> int:
+    def _after(self, plan: Plan, stage: int, inspection: Inspection) -> int:
         """The stage that follows; an answer that is there waits for the second authorize only."""
         if stage == ROUTE:
             return DONE
@@ -297,6 +299,8 @@ class HookPipeline(Gate):
             if stage < AUTHORIZE_AGAIN and inspection.is_rewritten:
                 return AUTHORIZE_AGAIN
             inspection.verdict = VERDICT_ANSWER
+            return DONE
+        if stage == PRE_QUERY and plan.ends_at_pre_query:
             return DONE
         return stage + 1
 
@@ -312,7 +316,8 @@ class HookPipeline(Gate):
         if not is_meant:
             seat.stats.filtered += 1
             return _NEXT
-        if inspection.raw_text:
+        # PERF: whoever answers the default, the usual case, has seen the very text in its envelope.
+        if inspection.raw_text and seat.memo is not None:
             self._make_exact(inspection)
         if seat.memo is not None and inspection.facts.kind != UNKNOWN_KIND:
             known = seat.memo.find(inspection.facts.text, inspection.client)
@@ -324,6 +329,8 @@ class HookPipeline(Gate):
             return self._failed(seat, inspection)
         payload = self._envelope(seat, inspection)
         if len(payload) > seat.limit_bytes:
+            if inspection.raw_text:
+                self._make_exact(inspection)
             if not seat.is_watching:
                 return self._too_long(seat, inspection, len(payload))
             payload = codec.cut_envelope(
@@ -386,10 +393,11 @@ class HookPipeline(Gate):
 
     def _take(self, seat: Seat, inspection: Inspection, given: bytes | None) -> int:
         """Understand an answer, do what it says, remember it for a pure plugin."""
-        if given is None:
-            answer: Answer | None = seat.default
-        else:
+        answer: Answer | None = seat.default
+        if given is not None:
             answer = answers.decode(seat.hook, given)
+            if inspection.raw_text:
+                self._make_exact(inspection)
         if answer is None:
             seat.subscriber.answer_failed("bad_answer")
             return self._failed(seat, inspection)
@@ -522,6 +530,8 @@ class HookPipeline(Gate):
         return _END_OF_ALL
 
     def _refuse(self, seat: Seat | None, inspection: Inspection, refusal: Refusal) -> None:
+        if inspection.raw_text:
+            self._make_exact(inspection)
         if self.refused is not None:
             plugin = "" if seat is None else seat.subscriber.plugin
             hook = "" if seat is None else points.HOOK_NAMES[seat.hook]

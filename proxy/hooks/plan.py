@@ -70,13 +70,20 @@ class Seat:
 
 @final
 class Plan:
-    """The chains of one moment with their seats: what a statement holds on to."""
+    """
+    The chains of one moment with their seats: what a statement holds on to.
+
+    first              the stage that a statement begins with: authorize or pre_query
+    ends_at_pre_query  nobody sits at any other stage of `judge`
+    """
 
     __slots__ = (
         "authorize",
         "cache_get",
         "captures",
         "chains",
+        "ends_at_pre_query",
+        "first",
         "is_judging",
         "number",
         "observes",
@@ -99,6 +106,9 @@ class Plan:
         self.is_judging = (
             len(self.authorize) + len(self.pre_query) + len(self.rewrite) + len(self.cache_get) > 0
         )
+        # PERF: stages without a seat are not gone through, in the usual case of pre_query alone.
+        self.first = 0 if self.authorize else 1
+        self.ends_at_pre_query = not (self.authorize or self.rewrite or self.cache_get)
         wants = False
         for hook in (
             points.AUTHORIZE,

@@ -102,12 +102,17 @@ def unknown_facts(text: bytes) -> TextFacts:
     return TextFacts((_facts(text, shown, reading, normalized, ""),))
 
 
-def with_text(facts: StatementFacts, text: bytes) -> StatementFacts:
-    """The facts of a statement that differs from `facts` in constants only."""
-    # PERF: 0.5 us against 3 us for a head made anew; every statement of the simple protocol with
-    # other constants comes through here when a plugin is loaded.
+def head_with_text(facts: StatementFacts, text: bytes) -> bytes:
+    """The head of a statement that differs from `facts` in constants only."""
+    # PERF: a fifth of what a head made anew takes; every statement of the simple protocol with other
+    # constants comes through here when a plugin is loaded.
     if facts.query_bytes < 0:
         facts.query_bytes = rest_of(facts.head)
+    return query_fragment(text.decode()) + facts.head[facts.query_bytes :]
+
+
+def with_text(facts: StatementFacts, text: bytes) -> StatementFacts:
+    """The facts of a statement that differs from `facts` in constants only."""
     return StatementFacts(
         text,
         facts.kind,
@@ -119,7 +124,7 @@ def with_text(facts: StatementFacts, text: bytes) -> StatementFacts:
         facts.leaves_state,
         facts.prepared,
         facts.prepared_name,
-        query_fragment(text.decode()) + facts.head[facts.query_bytes :],
+        head_with_text(facts, text),
         facts.tail,
         facts.kinds,
         facts.effects,
