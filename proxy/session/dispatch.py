@@ -285,7 +285,7 @@ def render(
                     pieces.append(data[run : message.start])
                     run = message.start
                 link.unnamed = prepared
-                pieces.append(frontend.encode_parse(b"", prepared.sql, prepared.tail))
+                pieces.append(frontend.encode_parse(b"", prepared.sql, prepared.parse_tail()))
                 steps.append(DROP)
         elif tag == tags.CLOSE and message.is_statement:
             if prepared is not None and prepared.is_foreign:
@@ -457,7 +457,7 @@ def _stand_in(
     name = link.new_server_name()
     link.garbage.append(name)
     steps.append(DROP)
-    return Made(made.data + frontend.encode_parse(name, made.name, prepared.tail), name)
+    return Made(made.data + frontend.encode_parse(name, made.name, prepared.parse_tail()), name)
 
 
 def _ends_in_call(batch: Batch) -> bool:
@@ -533,5 +533,5 @@ def _prepare(
         steps.append(Step(STEP_DROP, b"", None, prepared.key))
     else:
         steps.append(Step(STEP_FORWARD, b"", message, prepared.key))
-    pieces.append(frontend.encode_parse(name, prepared.sql, prepared.tail))
+    pieces.append(frontend.encode_parse(name, prepared.sql, prepared.parse_tail()))
     return b"".join(pieces)

@@ -14,6 +14,7 @@ messages out, or makes a server's error into its own.
 from typing import TYPE_CHECKING, Final, final
 
 from proxy.errors import Refusal
+from proxy.protocol import tags
 from proxy.session.inspection import Inspection, RowSet
 from proxy.sql.statement import StatementFacts, TextFacts
 
@@ -44,6 +45,7 @@ class Prepared:
     sql       what the server gets: `text`, or what a plugin made of it at Parse
     sql_facts facts on `sql`
     tail      the rest of its Parse: number and OIDs of the parameter types
+    types     the same with all of them, as the client was told; b"" where it was not
     key       identifies it on a server connection: sql, tail, planning settings
     is_named  False for the unnamed statement
     is_foreign  made by SQL PREPARE: it has the client's name on the server too
@@ -76,6 +78,7 @@ class Prepared:
         "sql_facts",
         "tail",
         "text",
+        "types",
     )
 
     def __init__(
@@ -86,6 +89,7 @@ class Prepared:
         self.sql = text
         self.sql_facts = facts
         self.tail = tail
+        self.types = b""
         self.is_named = is_named
         self.is_raw = False
         self.is_foreign = False
@@ -101,7 +105,9 @@ class Prepared:
 
     def under(self, planning: bytes) -> "Prepared":
         """The same statement, to be prepared under other settings."""
-        other = Prepared(self.text, self.facts, self.tail, planning, self.is_named)
+        # By its key too: who prepares this text now may get other types than the client was told of.
+        other = Prepared(self.text, self.facts, self.parse_tail(), planning, self.is_named)
+        other.types = self.types
         if self.sql is not self.text:
             other.rewritten(self.sql, self.sql_facts, planning)
         other.is_raw = self.is_raw
@@ -110,6 +116,14 @@ class Prepared:
         other.columns = self.columns
         other.answer = self.answer
         return other
+
+    def parse_tail(self) -> bytes:
+        """
+        The parameter types for a Parse on one more connection.
+
+        A server settles them once, and so the client may send values by what it was told then.
+        """
+        return self.types or self.tail
 
     def rewritten(self, sql: bytes, facts: TextFacts, planning: bytes) -> None:
         """Take another text for the server; this is a mutating operation."""
@@ -370,3 +384,20 @@ class Exchange:
         self.at = 0
         self.replies = 0
         self.commands = 0
+
+
+def note_types(exchange: Exchange, body: bytes) -> None:
+    """A ParameterDescription: the types that a client is told of a statement's parameters."""
+    steps = exchange.steps
+    message: Message | None = None
+    if steps is None:
+        messages = exchange.batches[-1].messages
+        if exchange.replies < len(messages):
+            message = messages[exchange.replies]
+    elif exchange.at < len(steps):
+        # What is invented waits for a Parse or a Bind only: in front of a Describe it went out before.
+        message = steps[exchange.at].message
+    if message is None or message.tag != tags.DESCRIBE or message.prepared is None:
+        return  # of a hostile server
+    if len(body) >= 2 and len(body) == 2 + 4 * int.from_bytes(body[:2], "big"):
+        message.prepared.types = body

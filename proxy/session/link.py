@@ -22,6 +22,7 @@ from proxy.session.exchange import (
     Exchange,
     Prepared,
     Step,
+    note_types,
 )
 from proxy.session.farewell import fatal_of, is_farewell, refusal_of
 from proxy.session.ports import Wire
@@ -34,8 +35,6 @@ MAX_REPLY_BYTES: Final = 256 * 1024 * 1024
 HEADER_BYTES: Final = 5
 
 SYNC_FRAME: Final = b"S\x00\x00\x00\x04"
-
-_PADDING: Final = bytes(64 * 1024)
 
 
 @final
@@ -149,14 +148,6 @@ class BackendLink:
     def send(self, data: bytes) -> None:
         """Send bytes to the server."""
         self.wire.write(data)
-
-    def pad(self, count: int) -> None:
-        """Send `count` bytes without meaning: the rest of a message that the server will drop."""
-        while count > len(_PADDING):
-            # The same object each time: what waits to be sent takes no memory.
-            self.wire.write(_PADDING)
-            count -= len(_PADDING)
-        self.wire.write(_PADDING[:count])
 
     def run_internal(self, sql: bytes, query: InternalQuery) -> None:
         """Send a simple Query of the proxy's own; replies that are owed before it come first."""
@@ -431,6 +422,9 @@ class BackendLink:
             exchange.commands += 1
             if self.watches:
                 self._user().on_completion(tag, data[pos:end])
+        elif tag == tags.PARAMETER_DESCRIPTION:
+            note_types(exchange, data[pos + 5 : end])
+            return False
         elif not (
             tag == tags.PARSE_COMPLETE
             or tag == tags.BIND_COMPLETE

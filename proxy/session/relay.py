@@ -58,6 +58,7 @@ UNSAFE_ENCODINGS: Final = (
 )  # fmt: skip
 """Client encodings in which a backslash or quote byte may be the second half of a character."""
 
+_PADDING: Final = bytes(64 * 1024)
 
 _next_number = 0
 
@@ -67,6 +68,15 @@ def next_number() -> int:
     global _next_number
     _next_number += 1
     return _next_number
+
+
+def pad(link: BackendLink, count: int) -> None:
+    """Send `count` bytes without meaning: the rest of a message that the server will drop."""
+    while count > len(_PADDING):
+        # The same object each time: what waits to be sent takes no memory.
+        link.send(_PADDING)
+        count -= len(_PADDING)
+    link.send(_PADDING[:count])
 
 
 class Relay(LinkUser):
@@ -310,7 +320,7 @@ class Relay(LinkUser):
         if missing > 0 and self.link is not None:
             # SAFETY: the server waits for the rest of a message, and would take for it whatever is
             # sent next, the next client's statements too.
-            self.link.pad(missing)
+            pad(self.link, missing)
 
     def note_error(self, sqlstate: str) -> None:
         """The client was sent an error of the server's, or of a plugin's in its place."""

@@ -304,6 +304,33 @@ class Differential:
         self.admin.close()
 
 
+class Elsewhere:
+    """While it lasts, `peer` is served by another connection than before."""
+
+    def __init__(self, both: Differential, peer: Peer) -> None:
+        self.both = both
+        self.before = peer.pid()
+        self.peer = peer
+        self.others: list[Peer] = []
+
+    def __enter__(self) -> "Elsewhere":
+        for _ in range(3):
+            other = self.both.through()
+            self.others.append(other)
+            other.ask(query("BEGIN"))
+            if other.pid() == self.before:
+                return self
+        raise AssertionError("the connection could not be taken")
+
+    def __exit__(self, *_: object) -> None:
+        for other in self.others:
+            other.socket.close()
+
+    def after(self) -> None:
+        """Make sure that it really was another one."""
+        assert self.peer.pid() != self.before
+
+
 def make_differential(
     workspace: Workspace,
     primary: EmbeddedPostgres,

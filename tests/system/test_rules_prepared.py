@@ -12,6 +12,7 @@ from tests.system.differential import (
     READY,
     SYNC,
     Differential,
+    Elsewhere,
     Peer,
     Until,
     bind,
@@ -32,33 +33,6 @@ def both(
     workspace: Workspace, primary: EmbeddedPostgres, standby: EmbeddedStandby
 ) -> Iterator[Differential]:
     yield from make_differential(workspace, primary, standby, "rules-prepared")
-
-
-class Elsewhere:
-    """While it lasts, `peer` is served by another connection than before."""
-
-    def __init__(self, both: Differential, peer: Peer) -> None:
-        self.both = both
-        self.before = peer.pid()
-        self.peer = peer
-        self.others: list[Peer] = []
-
-    def __enter__(self) -> "Elsewhere":
-        for _ in range(3):
-            other = self.both.through()
-            self.others.append(other)
-            other.ask(query("BEGIN"))
-            if other.pid() == self.before:
-                return self
-        raise AssertionError("the connection could not be taken")
-
-    def __exit__(self, *_: object) -> None:
-        for other in self.others:
-            other.socket.close()
-
-    def after(self) -> None:
-        """Make sure that it really was another one."""
-        assert self.peer.pid() != self.before
 
 
 def tags_of(peer: Peer, data: bytes) -> bytes:
