@@ -50,6 +50,12 @@ FAILING_QUERY: Final = frontend.encode_query(FAILING_SQL)
 # Named, because a Parse of the unnamed statement would also drop the client's.
 FAILING_PARSE: Final = frontend.encode_parse(b"headgate_refused", FAILING_SQL, b"\x00\x00")
 
+# In a transaction, these begin a command and change nothing; see `_begins_nothing`.
+BEGINNING: Final = (
+    frontend.encode_parse(b"headgate_begins", b"", b"\x00\x00")
+    + frontend.Close(STATEMENT, b"headgate_begins").encode()
+)
+
 
 def needs_backend(batch: Batch) -> bool:
     """Whether any of it must be asked of a server."""
@@ -166,6 +172,9 @@ def render(
         # Who may go on later, or may be skipped with a Query at its end, is counted from the start.
         steps = []
     used: set[bytes] = set()
+    if link.status == tags.STATUS_IN_TRANSACTION and _begins_nothing(exchange, batch):
+        pieces.append(BEGINNING)
+        steps = [DROP, DROP]
     for index, message in enumerate(batch.messages):
         tag = message.tag
         if message.refusal is not None:
@@ -458,6 +467,29 @@ def _stand_in(
     link.garbage.append(name)
     steps.append(DROP)
     return Made(made.data + frontend.encode_parse(name, made.name, prepared.parse_tail()), name)
+
+
+def _begins_nothing(exchange: Exchange, batch: Batch) -> bool:
+    """
+    Whether an exchange may begin with messages only that start no command at the server.
+
+    A Query behind messages without Sync leaves the pipeline's own transaction open. In PostgreSQL 18
+    a Sync alone does not end it: the next statement would fail for it (XX000), and that might be
+    another client's (rule 20).
+    """
+    if len(exchange.batches) > 1 or exchange.is_partial or _ends_in_call(batch):
+        return False
+    for message in batch.messages:
+        tag = message.tag
+        if message.refusal is not None:
+            return False
+        if message.answer is None and (
+            tag == tags.BIND or tag == tags.DESCRIBE or tag == tags.EXECUTE
+        ):
+            return False
+        if tag == tags.PARSE and not message.name:
+            return False
+    return True
 
 
 def _ends_in_call(batch: Batch) -> bool:

@@ -4,6 +4,7 @@ import pytest
 
 from proxy.errors import Refusal
 from proxy.protocol import backend, frontend
+from proxy.session.dispatch import BEGINNING
 from proxy.session.inspection import VERDICT_ANSWER, VERDICT_REFUSE, Inspection, RowSet
 from proxy.session.relay import CLOSED, IDLE, JUDGING
 from tests.support.playbook import (
@@ -238,8 +239,8 @@ def test_empty_group_in_a_transaction_has_its_status() -> None:
     play = Playbook()
     play.f(query(b"BEGIN"))
     play.b(complete(b"BEGIN") + READY_T)
-    assert play.f(frontend.SYNC) == frontend.SYNC
-    assert play.b(READY_T) == READY_T
+    assert play.f(frontend.SYNC) == BEGINNING + frontend.SYNC
+    assert play.b(backend.PARSE_COMPLETE + backend.CLOSE_COMPLETE + READY_T) == READY_T
 
 
 def test_every_judged_statement_is_finished_once() -> None:
