@@ -71,3 +71,8 @@ def changed_too_late() -> Refusal:
         "a plugin rewrites this statement, which SQL EXECUTE cannot take any more",
         hint="Prepare the statement again, or use the protocol's own prepared statements.",
     )
+
+
+def not_in_copy(tag: int) -> Refusal:
+    """A message that may not follow a COPY FROM STDIN before its CopyDone."""
+    return malformed(f"unexpected message type 0x{tag:02X} during COPY from stdin")

@@ -15,11 +15,12 @@ from proxy.routing.route import WRITE, Route
 from proxy.session import outcome
 from proxy.session.columns import columns_key
 from proxy.session.context import ClientContext
-from proxy.session.exchange import Exchange, Message
+from proxy.session.exchange import STEP_INVENT, Exchange, Message
 from proxy.session.inspection import Inspection
 from proxy.session.intake import Intake
 from proxy.session.link import BackendLink
 from proxy.session.ports import Broker, Classifier, Clock, Gate, Wire
+from proxy.session.refusals import not_in_copy
 from proxy.session.state import SessionState
 from proxy.session.tuning import (
     NO_KEY,
@@ -311,7 +312,16 @@ class Relay(LinkUser):
 
     def on_copy_in(self, link: BackendLink) -> None:
         """The server waits for CopyData; the Sync behind its Execute counts for nothing."""
-        self._current().owes_sync = False
+        exchange = self._current()
+        steps = exchange.steps
+        if steps is not None and exchange.at + 1 < len(steps):
+            message = steps[exchange.at + 1].message
+            if steps[exchange.at + 1].kind == STEP_INVENT and message is not None:
+                # A server ends a connection for what is sent behind a COPY that is no part of it.
+                # This message it does not get, and would wait, as the client would.
+                self.fatal(not_in_copy(message.tag))
+                return
+        exchange.owes_sync = False
         self.pump()
 
     def on_copy_failed(self) -> None:

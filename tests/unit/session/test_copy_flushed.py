@@ -3,7 +3,16 @@
 import pytest
 
 from proxy.protocol import backend, frontend
-from tests.support.playbook import READY, Playbook, bind, complete, execute, parse
+from tests.support.playbook import (
+    READY,
+    Playbook,
+    bind,
+    close,
+    complete,
+    execute,
+    fatal,
+    parse,
+)
 
 COPY_DATA = b"d\x00\x00\x00\x061\n"
 COPY_DONE = b"c\x00\x00\x00\x04"
@@ -28,3 +37,24 @@ def test_sync_behind_the_data_ends_the_copy(flush: bytes, is_split: bool) -> Non
     assert play.server.take() == frontend.SYNC
     assert play.b(READY) == READY
     assert play.broker.free == [play.link]
+
+
+@pytest.mark.parametrize(
+    ("behind", "tag"),
+    [(close(b"known"), "43"), (parse(b"other", b"SELECT 1"), "50")],
+    ids=["Close", "Parse"],
+)
+def test_message_behind_a_copy_that_the_server_does_not_get_ends_the_session(
+    behind: bytes, tag: str
+) -> None:
+    play = Playbook()
+    play.f(parse(b"known", b"SELECT 1") + frontend.SYNC)
+    play.b(backend.PARSE_COMPLETE + READY)
+    copy = parse(b"", b"COPY t FROM STDIN") + bind(b"") + execute()
+    assert play.f(copy + behind + frontend.SYNC) == copy + frontend.SYNC
+    play.b(backend.PARSE_COMPLETE + backend.BIND_COMPLETE)
+    # The server would wait for data, the client for the ReadyForQuery of its Sync.
+    why = f"unexpected message type 0x{tag} during COPY from stdin"
+    assert play.b(COPY_IN_RESPONSE) == COPY_IN_RESPONSE + fatal("08P01", why)
+    assert play.client.is_closed
+    assert play.link.is_closed
