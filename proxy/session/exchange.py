@@ -248,6 +248,8 @@ class Exchange:
     is_failed      an error was sent; what follows up to the Sync is skipped
     owes_sync      the client's Sync was not sent on yet: behind a COPY IN it would count for nothing,
                    or the proxy owes one of its own
+    misfit         a message that is no part of a COPY came in the middle of it: its type, 0 = none.
+                   It waits until the COPY has failed, for it may have failed before
     replies        messages that are answered so far, while there are no steps
     commands       commands that are complete; commands_sent: those that were asked for
     effects        what they do to the names of statements, where they do anything
@@ -298,6 +300,7 @@ class Exchange:
         "is_timed_out",
         "leaves_state",
         "looked_at",
+        "misfit",
         "may_unpin",
         "node",
         "only_reads",
@@ -333,6 +336,7 @@ class Exchange:
         self.changes_schema = False
         self.in_transaction = False
         self.copy_in = False
+        self.misfit = 0
         self.owes_sync = False
         self.replies = 0
         self.commands = 0

@@ -116,10 +116,10 @@ class Framing:
         """
         During COPY IN: what can be passed to the server now, parts of a CopyData included.
 
-        `copy_end` is then the type of the message that ended the run and is part of it: CopyDone,
-        CopyFail, or one that the server will not like; 0 when the COPY goes on. A Sync ends a run
-        too and is no part of it: the server ignores it during a COPY, but would not if the COPY
-        failed before it got there.
+        `copy_end` is then the type of the message that ended the run; 0 when the COPY goes on.
+        CopyDone and CopyFail are part of the run, and a Sync is dropped: the server ignores it
+        during a COPY, but would not if the COPY failed before it got there. Any other message
+        stays where it is.
         """
         self.copy_end = 0
         if self._needed > 0:
@@ -173,10 +173,14 @@ class Framing:
                 self._base = end
                 self._pos = end
                 return buffer[start:pos]
-            pos = end
-            if tag != tags.FLUSH:
-                self.copy_end = tag
-                break
+            if tag == tags.FLUSH:
+                pos = end
+                continue
+            # SAFETY: what is no part of a COPY is not sent unjudged. The COPY may have failed.
+            self.copy_end = tag
+            if tag == tags.COPY_DONE or tag == tags.COPY_FAIL:
+                pos = end
+            break
         self._base = pos
         self._pos = pos
         return buffer[start:pos]

@@ -245,7 +245,14 @@ class Relay(LinkUser):
 
     def on_error_reply(self, link: BackendLink, frame: bytes, body: bytes) -> bytes:
         """An ErrorResponse of the exchange: what never ran is taken back (rule 2)."""
-        return outcome.on_error(self, self._current(), link, frame, body)
+        exchange = self._current()
+        if exchange.misfit != 0:
+            refusal = not_in_copy(exchange.misfit)
+            if refusal.message.encode() in body:
+                # The COPY had not failed before: a server ends the connection then, too.
+                self.fatal(refusal)
+                return b""
+        return outcome.on_error(self, exchange, link, frame, body)
 
     def on_completion(self, tag: int, frame: bytes) -> None:
         """A statement is done."""

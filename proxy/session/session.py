@@ -17,7 +17,7 @@ from proxy.session.exchange import Exchange
 from proxy.session.express import Express
 from proxy.session.farewell import NODE_IS_DOWN
 from proxy.session.link import BackendLink
-from proxy.session.refusals import canceled
+from proxy.session.refusals import canceled, not_in_copy
 from proxy.session.relay import (
     APPLYING,
     BUSY,
@@ -204,7 +204,7 @@ class Session(Express):
                     raise AssertionError("who is busy has a connection")
                 if exchange.copy_in:
                     if not self._copy(exchange, link):
-                        return True
+                        return exchange.misfit == 0
                     continue
                 if not exchange.is_open:
                     return False
@@ -247,13 +247,17 @@ class Session(Express):
         ended = self.intake.copy_end
         if ended == 0:
             return False
-        if ended != tags.SYNC:
-            # CopyDone or CopyFail; or a message that fails the COPY at the server.
+        if ended == tags.COPY_DONE or ended == tags.COPY_FAIL:
             exchange.copy_in = False
             if exchange.is_open:
                 # The server keeps its reply to itself until the Sync or Flush behind the data, and
                 # the client's Sync waits for it: the next reply may be another CopyInResponse.
                 link.send(frontend.FLUSH)
+        elif ended != tags.SYNC:
+            if exchange.misfit == 0:
+                exchange.misfit = ended
+                link.send(frontend.encode_copy_fail(not_in_copy(ended).message.encode()))
+            return False
         return True
 
     # -- out of band

@@ -201,6 +201,15 @@ def test_behind_messages_without_sync_a_query_is_judged(gated):
         assert tags(frames) == b"EZ"
 
 
+def test_behind_a_copy_that_fails_a_query_is_judged(gated):
+    """A server that has given the COPY up takes any message, before that is known to the proxy."""
+    with gated.through() as peer:
+        peer.ask(query("COPY item FROM STDIN"), Until(b"G"))
+        frames = peer.ask(copy_data(b"no number\n") + query(MARK), ready(2))
+        assert codes(frames) == ["22P02", "42000"]
+        assert gated.row("SELECT count(*) FROM marked") == (0,)
+
+
 def test_a_nul_hides_nothing(gated):
     with gated.through() as peer:
         assert codes(peer.ask(query(f"SELECT 1\0; {MARK}"))) == ["08P01"]

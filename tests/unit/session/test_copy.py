@@ -2,8 +2,10 @@
 
 import pytest
 
+from proxy.errors import Refusal
 from proxy.protocol import backend, frontend
-from proxy.session.relay import CLOSED, IDLE
+from proxy.session.inspection import VERDICT_REFUSE, Inspection
+from proxy.session.relay import CLOSED, IDLE, READ_AHEAD_BYTES
 from tests.support.playbook import (
     READY,
     READY_T,
@@ -12,6 +14,7 @@ from tests.support.playbook import (
     complete,
     error,
     execute,
+    fatal,
     parse,
     query,
 )
@@ -21,6 +24,11 @@ COPY_OUT = backend.copy_out_response(0, [0])
 LINE = frontend.CopyData(b"1\n").encode()
 FAILED = error("22P02", 'invalid input syntax for type integer: "x"')
 COPY_FAIL = frontend.CopyFail(b"enough").encode()
+
+
+def refuse(inspection: Inspection) -> None:
+    inspection.verdict = VERDICT_REFUSE
+    inspection.refusal = Refusal("42000", "not this")
 
 
 def copying() -> Playbook:
@@ -96,12 +104,46 @@ def test_rule_24_client_that_waits_is_asked_for_the_rest_first() -> None:
     assert play.f(query(b"SELECT 1")) == query(b"SELECT 1")
 
 
-@pytest.mark.parametrize("message", [query(b"SELECT 1"), parse(b"", b"SELECT 1")])
-def test_other_message_fails_the_copy_at_the_server(message: bytes) -> None:
+@pytest.mark.parametrize(
+    ("other", "tag"), [(query(b"SELECT 1"), "51"), (parse(b"", b"SELECT 1"), "50")]
+)
+def test_other_message_ends_the_session_as_at_a_server(other: bytes, tag: str) -> None:
     play = copying()
-    assert play.f(LINE + message) == LINE + message
-    said = error("08P01", "unexpected message type 0x51 during COPY from stdin")
-    assert play.b(said + READY) == said + READY
+    why = f"unexpected message type 0x{tag} during COPY from stdin"
+    assert play.f(LINE + other) == LINE + frontend.encode_copy_fail(why.encode())
+    assert play.f(LINE) == b""
+    assert play.b(error("57014", f"COPY from stdin failed: {why}")) == fatal("08P01", why)
+    assert play.client.is_closed
+    assert play.link.is_closed
+
+
+def test_other_message_in_a_pipelined_copy_ends_the_session() -> None:
+    play = Playbook()
+    play.f(parse(b"", b"COPY t FROM STDIN") + bind(b"") + execute() + frontend.SYNC)
+    play.b(backend.PARSE_COMPLETE + backend.BIND_COMPLETE + COPY_IN)
+    why = "unexpected message type 0x45 during COPY from stdin"
+    play.f(execute())
+    assert play.b(error("57014", f"COPY from stdin failed: {why}")) == fatal("08P01", why)
+    assert play.client.is_closed
+
+
+def test_other_message_waits_until_it_is_known_whether_the_copy_has_failed() -> None:
+    """Sent at once, it would be taken by a server whose COPY is over, judged by no plugin."""
+    play = copying()
+    refused = query(b"DROP TABLE t")
+    play.gate.judges = True
+    play.gate.rules[b"DROP"] = refuse
+    assert refused not in play.f(LINE + refused)
+    assert play.b(FAILED) == FAILED
+    assert play.b(READY) == READY + error("42000", "not this") + READY
+    assert refused not in play.server.take()
+
+
+def test_client_is_not_read_without_end_while_its_message_waits() -> None:
+    play = copying()
+    play.f(query(b"SELECT 1"))
+    play.f(bytes(READ_AHEAD_BYTES))
+    assert play.client.is_paused
 
 
 def test_broken_length_in_a_copy_is_fatal() -> None:

@@ -105,11 +105,14 @@ def test_a_sync_ends_a_run_and_is_no_part_of_it() -> None:
 
 
 @pytest.mark.parametrize("message", [query(b"SELECT 1"), parse(b"", b"SELECT 1"), execute()])
-def test_what_the_server_will_not_like_ends_a_run(message: bytes) -> None:
+def test_what_is_no_part_of_a_copy_ends_a_run_and_stays(message: bytes) -> None:
     intake = make()
     assert run(intake, data(3) + message[:-1]) == data(3)
-    assert run(intake, message[-1:] + data(4)) == message
-    assert intake.copy_end == message[0]
+    assert intake.copy_end == 0
+    for more in (message[-1:] + data(4), b""):
+        assert run(intake, more) == b""
+        assert intake.copy_end == message[0]
+    assert intake.pending_bytes() == len(message + data(4))
 
 
 def test_a_client_may_leave_in_a_copy() -> None:
