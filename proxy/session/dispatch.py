@@ -242,7 +242,7 @@ def render(
                         steps = _steps_before(batch, index)
                     is_run = tag == tags.BIND
                     made = _stand_in(
-                        exchange, link, prepared, is_run, intake, steps, used, max_prepared
+                        exchange, link, message, is_run, intake, steps, used, max_prepared
                     )
                     if made is not None:
                         if run < message.start:
@@ -444,7 +444,7 @@ def _with_names(
 def _stand_in(
     exchange: Exchange,
     link: BackendLink,
-    prepared: Prepared,
+    message: Message,
     is_run: bool,
     intake: Intake,
     steps: list[Step],
@@ -456,6 +456,8 @@ def _stand_in(
 
     What the names mean is looked up when it is executed, as the server does.
     """
+    prepared = message.prepared
+    assert prepared is not None
     gone = list(exchange.gone or [])
     uses = namespace.uses_of(prepared.sql, prepared.sql_facts, intake, gone, None)
     if is_run:
@@ -464,6 +466,8 @@ def _stand_in(
         return None
     made = _with_names(exchange, link, prepared.sql, uses, is_run, steps, used, max_prepared)
     name = link.new_server_name()
+    if exchange.renaming is not None:
+        exchange.renaming.names[name] = message.name
     link.garbage.append(name)
     steps.append(DROP)
     return Made(made.data + frontend.encode_parse(name, made.name, prepared.parse_tail()), name)

@@ -217,6 +217,23 @@ def test_an_error_of_a_bind_speaks_of_the_clients_name() -> None:
     assert play.b(error("08P01", told % "headgate_2") + READY) == error("08P01", told % "b") + READY
 
 
+@pytest.mark.parametrize("name", [b"b", b""])
+@pytest.mark.parametrize("text", [b"EXECUTE a", b"DEALLOCATE a"])
+def test_an_error_of_a_bind_speaks_of_the_clients_name_for_a_command(
+    name: bytes, text: bytes
+) -> None:
+    play = Playbook()
+    play.f(parse(b"a", b"SELECT 1") + SYNC)
+    play.b(backend.PARSE_COMPLETE + READY)
+    sent = play.f(parse(name, text) + bind(name) + execute() + SYNC)
+    own = f"headgate_{2 + len(name)}"
+    assert sent.count(own.encode()) == 2
+    play.b(backend.PARSE_COMPLETE * 2)
+    told = 'bind message supplies 1 parameters, but prepared statement "%s" requires 0'
+    wanted = error("08P01", told % name.decode()) + READY
+    assert play.b(error("08P01", told % own) + READY) == wanted
+
+
 def test_a_statement_that_was_to_be_dropped_and_was_not_is_closed() -> None:
     served = Served(1)
     served.send(parse(b"a", TEXTS[0]) + SYNC)
