@@ -76,3 +76,8 @@ def changed_too_late() -> Refusal:
 def not_in_copy(tag: int) -> Refusal:
     """A message that may not follow a COPY FROM STDIN before its CopyDone."""
     return malformed(f"unexpected message type 0x{tag:02X} during COPY from stdin")
+
+
+def synchronization_lost() -> Refusal:
+    """How PostgreSQL ends a connection after such a message."""
+    return malformed("terminating connection because protocol synchronization was lost")

@@ -20,7 +20,7 @@ from proxy.session.inspection import Inspection
 from proxy.session.intake import Intake
 from proxy.session.link import BackendLink
 from proxy.session.ports import Broker, Classifier, Clock, Gate, Wire
-from proxy.session.refusals import not_in_copy
+from proxy.session.refusals import not_in_copy, synchronization_lost
 from proxy.session.state import SessionState
 from proxy.session.tuning import (
     NO_KEY,
@@ -247,10 +247,14 @@ class Relay(LinkUser):
         """An ErrorResponse of the exchange: what never ran is taken back (rule 2)."""
         exchange = self._current()
         if exchange.misfit != 0:
-            refusal = not_in_copy(exchange.misfit)
-            if refusal.message.encode() in body:
-                # The COPY had not failed before: a server ends the connection then, too.
-                self.fatal(refusal)
+            why = not_in_copy(exchange.misfit).message.encode()
+            if why in body:
+                # The COPY had not failed before. A server says so, and ends the connection.
+                body = body.replace(
+                    b"C57014\x00MCOPY from stdin failed: " + why, b"C08P01\x00M" + why
+                )
+                self._reply(b"E" + (len(body) + 4).to_bytes(4, "big") + body)
+                self.fatal(synchronization_lost())
                 return b""
         return outcome.on_error(self, exchange, link, frame, body)
 
