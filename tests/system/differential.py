@@ -6,6 +6,7 @@ frame, with only that replaced which differs between two connections to the same
 process ids, OIDs of what a test makes, and in which file of the server an error was raised.
 """
 
+import contextlib
 import re
 import socket
 import struct
@@ -174,10 +175,9 @@ class Peer:
         self.socket.close()
 
     def send(self, data: bytes) -> None:
-        try:
+        # Who has been sent away may still read why.
+        with contextlib.suppress(OSError):
             self.socket.sendall(data)
-        except OSError:
-            self.is_closed = True
 
     def wait(self, until: Until) -> list[Frame]:
         """Receive until it holds, or the connection has ended; the frames since the last wait."""
@@ -228,6 +228,12 @@ class Peer:
 
     def trace(self) -> list[str]:
         return [frame.normal() for frame in self.frames] + (["closed"] if self.is_closed else [])
+
+    def receive(self) -> None:
+        """Take what is there, as whole frames."""
+        self._receive()
+        while (frame := self._cut()) is not None:
+            self.frames.append(frame)
 
     def _cut(self) -> Frame | None:
         if len(self.buffer) < 5:

@@ -255,6 +255,18 @@ def test_rule_05_a_long_statement_behind_a_slow_one_is_read(both):
     both.same([query("SELECT pg_sleep(0.2)") + query(text) + run(text) + SYNC, ready(3)])
 
 
+def test_rule_20_a_query_in_a_pipeline_spoils_no_statement_of_the_next_client(both):
+    """PostgreSQL 18 does not end the pipeline's transaction at a Sync that comes alone behind it."""
+    with both.through() as peer:
+        peer.ask(run("INSERT INTO item VALUES (903, 'kept')") + query("SELECT 1"))
+        assert [frame.tag for frame in peer.ask(SYNC)] == [b"Z"]
+        with both.through() as other:
+            for _ in range(4):
+                assert other.value("SELECT 'fine'") == "fine"
+    assert both.row("SELECT count(*) FROM item WHERE id = 903") == (1,)
+    both.sql("DELETE FROM item WHERE id = 903")
+
+
 @pytest.mark.parametrize("length", [0, 3, 0x80000000, 0xFFFFFFFF, 0x7FFFFFFF, 0x40000000])
 def test_rule_06_a_bad_length_is_fatal_for_this_client_only(both, length):
     before = both.proxy.resident_bytes()
