@@ -466,8 +466,9 @@ def _stand_in(
         return None
     made = _with_names(exchange, link, prepared.sql, uses, is_run, steps, used, max_prepared)
     name = link.new_server_name()
-    if exchange.renaming is not None:
-        exchange.renaming.names[name] = message.name
+    renaming = exchange.renaming
+    assert renaming is not None  # `_with_names` has set it
+    renaming.names[name] = message.name
     link.garbage.append(name)
     steps.append(DROP)
     return Made(made.data + frontend.encode_parse(name, made.name, prepared.parse_tail()), name)

@@ -93,7 +93,15 @@ ERRORS: Final = (
     "SELECT count(*) FROM generate_series(1, 10) AS n WHERE 1 / (n - 7) > 2",
     "SELECT 1 / (n - 3) FROM generate_series(1, 5) AS n",
 )
-BROKEN: Final = ("SELECT 'a\\b'", "SELEC 1", "SELECT (", "SELECT 'open", "SELECT $1 $2", "\x01")
+BROKEN: Final = (
+    "SET nothing.like = ",
+    "SELECT 'a\\b'",
+    "SELEC 1",
+    "SELECT (",
+    "SELECT 'open",
+    "SELECT $1 $2",
+    "\x01",
+)
 EMPTY: Final = ("", ";", " ;; ", "-- nothing", "/* no */")
 TRANSACTIONS: Final = (
     "BEGIN",
@@ -137,7 +145,6 @@ SETTINGS: Final = (
     "SET standard_conforming_strings = off",
     "SET client_encoding = 'LATIN1'",
     "SET client_encoding = 'SJIS'",
-    "SET nothing.like = ",
     "SET nothing_like = 1",
     "SELECT set_config('work_mem', '3MB', false)",
     "SELECT set_config('DateStyle', 'Postgres', true)",

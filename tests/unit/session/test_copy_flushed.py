@@ -58,3 +58,12 @@ def test_message_behind_a_copy_that_the_server_does_not_get_ends_the_session(
     assert play.b(COPY_IN_RESPONSE) == COPY_IN_RESPONSE + fatal("08P01", why)
     assert play.client.is_closed
     assert play.link.is_closed
+
+
+def test_another_execute_behind_a_copy_is_the_servers_to_refuse() -> None:
+    play = Playbook()
+    copy = parse(b"", b"COPY t FROM STDIN") + bind(b"") + execute()
+    play.f(copy + bind(b"") + execute() + frontend.SYNC)
+    play.b(backend.PARSE_COMPLETE + backend.BIND_COMPLETE)
+    assert play.b(COPY_IN_RESPONSE) == COPY_IN_RESPONSE
+    assert not play.client.is_closed
