@@ -385,7 +385,8 @@ def can_wait(exchange: Exchange) -> bool:
     while at < len(steps) and steps[at].kind == STEP_INVENT:
         at += 1
     if at >= len(steps):
-        return False
+        # The ReadyForQuery that is owed brings them along.
+        return not exchange.is_open
     step = steps[at]
     message = step.message
     return (

@@ -155,9 +155,20 @@ def test_last_words_behind_a_reply_are_kept_for_the_end() -> None:
 def test_statement_that_is_there_is_not_parsed_again() -> None:
     play = prepared()
     assert play.f(parse(b"s2", b"SELECT a FROM t") + frontend.SYNC) == frontend.SYNC
-    # Nothing of the server's own is waited for.
-    assert play.client.take() == backend.PARSE_COMPLETE
-    assert play.b(READY) == READY
+    # Nothing is said yet, so that it can be tried again where the connection is lost.
+    assert play.client.take() == b""
+    assert play.b(READY) == backend.PARSE_COMPLETE + READY
+
+
+def test_statement_that_is_there_is_not_lost_with_its_connection() -> None:
+    play = Playbook(links=2)
+    assert play.f(parse(b"s1", b"SELECT a FROM t") + frontend.SYNC)
+    play.b(backend.PARSE_COMPLETE + READY)
+    assert play.f(parse(b"s2", b"SELECT a FROM t") + frontend.SYNC) == frontend.SYNC
+    play.link.connection_lost()
+    assert play.wire_of(1).take() == parse(b"headgate_1", b"SELECT a FROM t") + frontend.SYNC
+    play.from_server(1, backend.PARSE_COMPLETE + READY)
+    assert play.client.take() == backend.PARSE_COMPLETE + READY
 
 
 def test_invented_reply_waits_for_the_one_that_might_fail_unseen() -> None:

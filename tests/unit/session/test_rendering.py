@@ -289,6 +289,8 @@ def test_invented_replies_wait_only_for_what_is_owed() -> None:
     exchange = Exchange(0)
     assert not can_wait(exchange)
     exchange.steps = [Step(STEP_INVENT, b"1", None, b"")]
+    assert can_wait(exchange)
+    exchange.is_open = True
     assert not can_wait(exchange)
     exchange.steps.append(BOUND)
     assert can_wait(exchange)
