@@ -3,6 +3,7 @@ What can go wrong, one class for each thing that a caller can do about it.
 
     HeadgateError
       ProtocolViolation   the peer broke the protocol: tell it, close it
+        NotThisProtocol   it never spoke it: close it without a word
       Refused             tell the client, keep going
       BackendLost         the server connection is gone
       SettingsError       the configuration is wrong: say where, exit 2
@@ -56,6 +57,13 @@ class ProtocolViolation(HeadgateError):
         super().__init__(message)
         self.message = message
         self.sqlstate = sqlstate
+
+
+class NotThisProtocol(ProtocolViolation):
+    """
+    First bytes of a length that no packet has: a port scanner, or a client that left while it was
+    connecting. PostgreSQL (ProcessStartupPacket) tells only its log.
+    """
 
 
 class Refused(HeadgateError):

@@ -7,7 +7,7 @@ in its place. Also unfolds the `options` parameter as a server does. Knows nothi
 
 from typing import Final, final
 
-from proxy.errors import ProtocolViolation
+from proxy.errors import NotThisProtocol, ProtocolViolation
 from proxy.protocol import tags
 from proxy.protocol.body import BodyReader, int32
 
@@ -159,14 +159,14 @@ def first_length(buffer: bytes) -> int:
         return -1
     length = (buffer[0] << 24) | (buffer[1] << 16) | (buffer[2] << 8) | buffer[3]
     if length < _MIN_PACKET_BYTES or length > tags.MAX_STARTUP_BYTES:
-        raise ProtocolViolation("invalid length of startup packet")
+        raise NotThisProtocol("invalid length of startup packet")
     return length
 
 
 def decode_first(packet: bytes) -> StartupMessage | SSLRequest | GSSENCRequest | CancelRequest:
     """Decode a whole first packet, its length included. Raises only ProtocolViolation."""
     if first_length(packet) != len(packet):
-        raise ProtocolViolation("invalid length of startup packet")
+        raise NotThisProtocol("invalid length of startup packet")
     reader = BodyReader(packet[4:])
     code = reader.take_uint32()
     if code == tags.SSL_REQUEST:
@@ -188,11 +188,11 @@ def decode_first(packet: bytes) -> StartupMessage | SSLRequest | GSSENCRequest |
 
 def _cancel_request(reader: BodyReader) -> CancelRequest:
     if reader.left_bytes() < 4:
-        raise ProtocolViolation("invalid length of cancel request packet")
+        raise NotThisProtocol("invalid length of cancel request packet")
     process_id = reader.take_int32()
     secret_key = reader.take_rest()
     if len(secret_key) < MIN_CANCEL_KEY_BYTES or len(secret_key) > MAX_CANCEL_KEY_BYTES:
-        raise ProtocolViolation("invalid length of cancel key")
+        raise NotThisProtocol("invalid length of cancel key")
     return CancelRequest(process_id, secret_key)
 
 

@@ -16,7 +16,7 @@ import structlog
 
 from proxy.auth.failures import FailureLimiter
 from proxy.auth.userstore import Credentials
-from proxy.errors import ProtocolViolation, Refusal, Refused
+from proxy.errors import NotThisProtocol, ProtocolViolation, Refusal, Refused
 from proxy.observe.counters import Counters
 from proxy.protocol import backend, startup, tags
 from proxy.server.authenticate import Authenticator, Dialogue
@@ -146,6 +146,8 @@ async def login_client(
         refusal = Refusal("57014", "canceling authentication due to timeout")
     except PeerLeft:
         services.counters.count("client_left_in_login")
+    except NotThisProtocol:
+        services.counters.count("login_violation")
     except ProtocolViolation as violation:
         services.counters.count("login_violation")
         refusal = Refusal(violation.sqlstate, violation.message)

@@ -10,7 +10,7 @@ Knows nothing of users or sessions.
 
 from typing import Final, final
 
-from proxy.errors import ProtocolViolation, Refusal
+from proxy.errors import NotThisProtocol, ProtocolViolation, Refusal
 from proxy.observe.counters import Counters
 from proxy.protocol import backend, startup, tags
 from proxy.server.cancel import CancelRegistry
@@ -95,6 +95,9 @@ async def negotiate(
         return None
     try:
         return await _exchange(raw, tls, offers_tls, peer, cancels, counters)
+    except NotThisProtocol:
+        counters.count("startup_violation")
+        return None
     except ProtocolViolation as violation:
         counters.count("startup_violation")
         await _refuse(raw, counters, Refusal(violation.sqlstate, violation.message))
@@ -150,7 +153,7 @@ async def _read_packet(raw: RawSocket) -> bytes:
     head = await raw.read_exactly(4)
     length = int.from_bytes(head, "big")
     if length < 8 or length > tags.MAX_STARTUP_BYTES:
-        raise ProtocolViolation("invalid length of startup packet")
+        raise NotThisProtocol("invalid length of startup packet")
     return head + await raw.read_exactly(length - 4)
 
 
