@@ -16,6 +16,7 @@ from proxy.session.ending import Cleanup
 from proxy.session.exchange import Exchange
 from proxy.session.express import Express
 from proxy.session.farewell import NODE_IS_DOWN
+from proxy.session.greeting import name_notice
 from proxy.session.link import BackendLink
 from proxy.session.refusals import canceled, not_in_copy
 from proxy.session.relay import (
@@ -53,7 +54,8 @@ class Session(Express):
 
     def welcome(self, reported: dict[bytes, bytes]) -> None:
         """Greet the client with what a server reports."""
-        pieces: list[bytes] = []
+        # PostgreSQL says it before it reports settings.
+        pieces = [name_notice(self.client.startup)]
         self.state.greeted(reported)
         for name in reported:
             value = reported[name]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from tests.system.differential import (
     READY,
     SYNC,
     Differential,
+    Frame,
     Peer,
     Until,
     bind,
@@ -166,6 +168,44 @@ def test_rule_26_a_terminated_connection_ends_its_client_as_postgresql_does(
     assert sqlstates(traces[1]) == ["57P01"]
     both.usable()
     assert both.row("SELECT count(*) FROM item WHERE id = 990") == (0,)
+
+
+@pytest.mark.parametrize("first", [
+    pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="no packet"),
+    pytest.param(b"X\0\0\0\4", id="a client that leaves while it connects"),
+    pytest.param((10_005).to_bytes(4, "big"), id="too long"),
+    pytest.param(b"\0\0\0\7", id="too short"),
+    pytest.param(b"\0\0\0\x09\0\3\0\0\0", id="no user"),
+    pytest.param(b"\0\0\0\x0c\0\3\0\0user", id="no end"),
+    pytest.param(b"\0\0\0\x0d\x04\xd2\x16\x2e\0\0\0\1k", id="a cancel request with half a key"),
+])  # fmt: skip
+def test_rule_6_what_is_no_first_packet_is_told_what_postgresql_tells(both, first):
+    told: list[str] = []
+    for port in (both.server.port, both.proxy.port):
+        with socket.create_connection(("127.0.0.1", port), timeout=10.0) as peer:
+            peer.sendall(first)
+            data = b""
+            while received := peer.recv(4096):
+                data += received
+            told.append(Frame(data[:1], data[5:]).normal())
+    assert told[1] == told[0]
+
+
+@pytest.mark.parametrize("startup", [
+    pytest.param({"application_name": "x" * 64}, id="cut"),
+    pytest.param({"application_name": "é" * 40}, id="cut between letters"),
+    pytest.param({"application_name": "x" * 63}, id="not cut"),
+    pytest.param({"client_min_messages": "warning", "application_name": "x" * 64}, id="unwanted"),
+    pytest.param({"application_name": "x" * 64, "client_min_messages": "warning"}, id="too late"),
+])  # fmt: skip
+def test_rule_26_a_name_that_is_cut_is_said_at_each_login(both, startup):
+    told: list[list[str]] = []
+    for port in (both.server.port, both.proxy.port, both.proxy.port):
+        with Peer(port, **startup) as peer:
+            greeting = [frame.normal() for frame in peer.greeting]
+            told.append(greeting[: greeting.index(next(x for x in greeting if x[0] == "S"))])
+    assert told[1] == told[0]
+    assert told[2] == told[0]
 
 
 def test_rule_26_and_40_a_server_that_crashes_is_left_and_taken_again(

@@ -158,3 +158,37 @@ def test_client_that_leaves_while_its_settings_are_made_leaves_a_closed_connecti
     play.session.on_frontend_lost()
     assert [link for link, _ in play.broker.discarded] == [play.link]
     assert play.link.is_closed
+
+
+LONG = "x" * 65
+CUT = "x" * 63
+
+
+def named_notice(text: str, kept: str) -> bytes:
+    said = f'identifier "{text}" will be truncated to "{kept}"'
+    routine = "truncate_identifier"
+    return backend.notice_response(Refusal("42622", said, severity="NOTICE", routine=routine))
+
+
+@pytest.mark.parametrize(
+    ("startup", "told"),
+    [
+        ({"application_name": CUT}, b""),
+        ({"application_name": LONG}, named_notice(LONG, CUT)),
+        ({"Application_Name": "é" * 40}, named_notice("é" * 40, "é" * 31)),
+        ({"application_name": "\\xe9" * 40}, b""),
+        ({"client_min_messages": "Warning", "application_name": LONG}, b""),
+        ({"client_min_messages": "log", "application_name": LONG}, named_notice(LONG, CUT)),
+        ({"application_name": LONG, "client_min_messages": "error"}, named_notice(LONG, CUT)),
+    ],
+)
+@pytest.mark.parametrize("is_known", [False, True])
+def test_a_name_that_is_cut_is_said_at_the_login(
+    startup: dict[str, str], told: bytes, is_known: bool
+) -> None:
+    play = newcomer()
+    if is_known:
+        play.welcomes.put("app", "alice", b"", dict(REPORTED))
+    play.session.client.startup = startup
+    play.session.start()
+    assert play.client.take() == told + GREETING
