@@ -151,8 +151,8 @@ class Auth(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Failed logins from one address before more are refused unasked; 0 is no limit.
     Reload: yes."""
     allow_cleartext_without_tls: bool = False
-    """Let plugins that are granted auth.credentials have clear passwords asked for on connections
-    without TLS. Reload: yes."""
+    """Ask for clear passwords on connections without TLS too: for method password, and for plugins
+    that are granted auth.credentials. Reload: yes."""
     allow_remote_trust: bool = False
     """Allow method trust while listen.host is not loopback. Reload: yes."""
     login_timeout: PositiveSeconds = MINUTE
