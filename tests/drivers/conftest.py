@@ -111,7 +111,14 @@ def places(workspace: Workspace, driver_server: EmbeddedPostgres) -> Iterator[Pl
     users.chmod(0o600)
     config = {
         "auth": {"method": "scram-sha-256", "users_file": str(users)},
-        "pool": {"size": POOL_SIZE, "connect_timeout": "5s", "wait_timeout": "20s"},
+        # Each run has a database, and so pools, of its own: idle for long, those of a whole
+        # `make drivers` would be more connections than the server takes.
+        "pool": {
+            "size": POOL_SIZE,
+            "connect_timeout": "5s",
+            "wait_timeout": "20s",
+            "idle_timeout": "1s",
+        },
         "routing": {"check_interval": "500ms"},
         "monitor": {"user": "postgres", "database": "postgres"},
         "node": [{"name": "pg1", "host": "127.0.0.1", "port": driver_server.port}],
