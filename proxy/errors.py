@@ -61,8 +61,8 @@ class ProtocolViolation(HeadgateError):
 
 class NotThisProtocol(ProtocolViolation):
     """
-    First bytes of a length that no packet has: a port scanner, or a client that left while it was
-    connecting. PostgreSQL (ProcessStartupPacket) tells only its log.
+    A client that left while it was connecting, or a cancel request that can be none: nobody waits for
+    an answer, and PostgreSQL (ProcessStartupPacket) tells only its log.
     """
 
 

@@ -15,6 +15,7 @@ MAX_CANCEL_KEY_BYTES: Final = 256
 MIN_CANCEL_KEY_BYTES: Final = 4
 
 _MIN_PACKET_BYTES: Final = 8
+_GOODBYE: Final = 0x58000000  # the first four bytes of Terminate
 _PROTOCOL_OPTION_PREFIX: Final = b"_pq_."
 
 # Switches of a server process that stand for a setting with their argument
@@ -159,14 +160,23 @@ def first_length(buffer: bytes) -> int:
         return -1
     length = (buffer[0] << 24) | (buffer[1] << 16) | (buffer[2] << 8) | buffer[3]
     if length < _MIN_PACKET_BYTES or length > tags.MAX_STARTUP_BYTES:
-        raise NotThisProtocol("invalid length of startup packet")
+        raise invalid_length(length)
     return length
+
+
+def invalid_length(length: int) -> ProtocolViolation:
+    """
+    What to raise for a first packet of this length. Rule 6: 08P01, but for a client that left while
+    it was connecting, and has said goodbye only.
+    """
+    error = "invalid length of startup packet"
+    return NotThisProtocol(error) if length == _GOODBYE else ProtocolViolation(error)
 
 
 def decode_first(packet: bytes) -> StartupMessage | SSLRequest | GSSENCRequest | CancelRequest:
     """Decode a whole first packet, its length included. Raises only ProtocolViolation."""
     if first_length(packet) != len(packet):
-        raise NotThisProtocol("invalid length of startup packet")
+        raise ProtocolViolation("invalid length of startup packet")
     reader = BodyReader(packet[4:])
     code = reader.take_uint32()
     if code == tags.SSL_REQUEST:

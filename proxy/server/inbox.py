@@ -11,8 +11,8 @@ Knows nothing of what is in a message.
 import asyncio
 from typing import Final, Protocol, final
 
-from proxy.errors import NotThisProtocol, ProtocolViolation
-from proxy.protocol import tags
+from proxy.errors import ProtocolViolation
+from proxy.protocol import startup, tags
 from proxy.session.link import BackendLink
 from proxy.session.ports import Wire
 
@@ -83,7 +83,7 @@ class Inbox:
         await self._fill(4)
         length = int.from_bytes(self._buffer[:4], "big")
         if length < 8 or length > tags.MAX_STARTUP_BYTES:
-            raise NotThisProtocol("invalid length of startup packet")
+            raise startup.invalid_length(length)
         await self._fill(length)
         return self._take(length)
 

@@ -187,18 +187,28 @@ async def test_tls_required_refuses_clear_clients_but_not_their_cancels(
         assert door.counters.by_cause["cancel_wrong_key"] == 1
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        *(b"\0\0\0\7", b"\0\0\0\0", b"\0\0\x27\x11", b"GET ", b"\xff" * 4, b"X\0\0\0\4"),
-        *(packet(tags.CANCEL_REQUEST, b"\0"), packet(tags.CANCEL_REQUEST, b"\0\0\0\1key")),
-    ],
-)
+@pytest.mark.parametrize("head", [b"\0\0\0\7", b"\0\0\0\0", b"\0\0\x27\x11", b"GET ", b"\xff" * 4])
 async def test_rule_6_a_senseless_length_is_fatal_at_once(head: bytes) -> None:
     arrivals = Arrivals()
     async with open_door(arrivals) as door, raw_client(door.port) as client:
         client.send(head)
-        # PostgreSQL tells only its log: the peer may speak anything.
+        fields = error_of(await client.to_end())
+        assert (fields["S"], fields["C"]) == ("FATAL", "08P01")
+        assert door.counters.by_cause == {"startup_violation": 1}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"X\0\0\0\4",
+        packet(tags.CANCEL_REQUEST, b"\0"),
+        packet(tags.CANCEL_REQUEST, b"\0\0\0\1key"),
+    ],
+)
+async def test_rule_6_who_waits_for_no_answer_gets_none(head: bytes) -> None:
+    arrivals = Arrivals()
+    async with open_door(arrivals) as door, raw_client(door.port) as client:
+        client.send(head)
         assert await client.to_end() == b""
         assert door.counters.by_cause == {"startup_violation": 1}
 
