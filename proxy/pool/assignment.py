@@ -310,6 +310,23 @@ class Pool:
         self.node.active += 1
         return slot
 
+    def take_this(self, slot: Slot) -> bool:
+        """This very slot, now ACTIVE; False: it does not rest."""
+        if slot.state != SLOT_IDLE or self.is_paused:
+            return False
+        self.idle_stack.remove(slot)
+        slot.state = SLOT_ACTIVE
+        self.idle -= 1
+        self.active += 1
+        self.node.active += 1
+        return True
+
+    def put_last(self, slot: Slot) -> None:
+        """Let a slot that rests be the last one to be taken."""
+        if slot.state == SLOT_IDLE:
+            self.idle_stack.remove(slot)
+            self.idle_stack.insert(0, slot)
+
     def put(self, slot: Slot) -> int:
         """
         An ACTIVE slot is free. PUT_IDLE: it rests. PUT_HELD: it rests until its cancel requests are

@@ -40,10 +40,11 @@ from proxy.pool.directory import Directory
 from proxy.pool.errands import Errands
 from proxy.pool.nodes import Nodes, NodesWatcher
 from proxy.pool.plan import PoolPlan
+from proxy.pool.refusals import no_destination, waited_too_long
 from proxy.pool.registry import Registry
 from proxy.routing.node import ROLE_STANDBY, Node
 from proxy.routing.route import ROUTE_BRANCH, ROUTE_DEFAULT, ROUTE_STANDBY, Route
-from proxy.routing.router import Candidates, Router, unknown_target
+from proxy.routing.router import Candidates, Router
 from proxy.session.ports import Broker, Clock, Waiter
 
 if TYPE_CHECKING:
@@ -160,12 +161,27 @@ class PoolBroker(Broker):
         if link.is_closed:
             self._lose(slot)
             return
+        link.turn += 1
         code = slot.pool.put(slot)
         if code == PUT_IDLE:
             slot.idle_since_s = self.now_s
             link.idle_since_s = self.now_s
         else:
             self._after_put(slot, code)
+
+    def regain(self, link: "BackendLink") -> bool:
+        """Take this very connection, if it rests."""
+        slot = link.pool
+        if link.is_closed or not isinstance(slot, Slot) or not slot.pool.take_this(slot):
+            return False
+        self._count_routed(slot.pool.node)
+        return True
+
+    def spare(self, link: "BackendLink") -> None:
+        """Give this connection, which rests, to others last."""
+        slot = link.pool
+        if isinstance(slot, Slot):
+            slot.pool.put_last(slot)
 
     def discard(self, link: "BackendLink", reason: str) -> None:
         """Close a connection that cannot be given back."""
@@ -316,7 +332,7 @@ class PoolBroker(Broker):
             head = pool.waiting.head
             if limit_s > 0.0:
                 while head is not None and now_s - head.since_s >= limit_s:
-                    self.doom(head, self._waited_too_long(pool))
+                    self.doom(head, waited_too_long(pool, limit_s))
                     head = pool.waiting.head
             if head is None:
                 self.busy.pop(pool, None)
@@ -490,18 +506,6 @@ class PoolBroker(Broker):
         self.tickets[waiter] = ticket
         self.doom(ticket, no_destination(database, route))
 
-    def _waited_too_long(self, pool: Pool) -> Refusal:
-        if pool.last_refusal is not None:
-            return pool.last_refusal
-        return Refusal(
-            "53300",
-            "timed out waiting for a server connection",
-            detail=f'All {pool.size} connections to database "{pool.database}" as user '
-            f'"{pool.user}" on node "{pool.node.name}" were busy for '
-            f"{self.plan.wait_timeout_s:g} s.",
-            hint="Shorten transactions, or raise pool.size or pool.wait_timeout.",
-        )
-
     # -- inside: slots and pools
 
     def _after_put(self, slot: Slot, code: int) -> None:
@@ -591,10 +595,3 @@ class _NodeListener(NodesWatcher):
     def on_node_changed(self, node: Node) -> None:
         """The node's state has changed."""
         self._broker.on_node_changed(node)
-
-
-def no_destination(database: str, route: Route) -> Refusal:
-    """No such branch, or no such database."""
-    if route.kind == ROUTE_BRANCH:
-        return unknown_target("branch", route.target)
-    return Refusal("3D000", f'database "{database}" does not exist', severity="FATAL")

@@ -10,8 +10,9 @@ from typing import Final, final
 from proxy.errors import Refusal
 from proxy.observe.counters import PoolCounters
 from proxy.pool.assignment import SLOT_ACTIVE, SLOT_IDLE, Pool, Ticket
-from proxy.pool.broker import PoolBroker, no_destination
+from proxy.pool.broker import PoolBroker
 from proxy.pool.plan import PoolPlan
+from proxy.pool.refusals import no_destination
 
 FORGET_AFTER_S: Final = 60.0
 """An empty pool that nobody wants is forgotten after this long, if it never had a connection."""

@@ -14,11 +14,11 @@ within one call of the link's `receive_from_backend`: only waiting takes a turn 
 
 from proxy.errors import Refusal
 from proxy.protocol import backend, tags
-from proxy.routing.route import READ, ROUTE_DEFAULT, WRITE
-from proxy.session import admission, dispatch, namespace, outcome
+from proxy.routing.route import READ, ROUTE_DEFAULT, WRITE, Route
+from proxy.session import admission, dispatch, namespace, outcome, sequences
 from proxy.session.columns import look_at_columns
 from proxy.session.ending import Cleanup, SwallowSync
-from proxy.session.exchange import END_CUT, END_FLUSH, END_QUERY, Batch, Exchange, Message
+from proxy.session.exchange import END_CUT, END_FLUSH, END_QUERY, Batch, Exchange
 from proxy.session.inspection import VERDICT_REFUSE, Inspection
 from proxy.session.link import BackendLink
 from proxy.session.probe import ProbeQuery
@@ -176,6 +176,7 @@ class Conversation(Relay):
                     state.is_opaque = True
             elif tag == tags.FUNCTION_CALL:
                 reads = False
+                exchange.sequences |= sequences.of_function_call(batch, message)
                 exchange.leaves_state = True
                 exchange.changes_schema = True
                 state.is_opaque = True
@@ -197,37 +198,17 @@ class Conversation(Relay):
             if not facts.is_plain:
                 if tag != tags.PARSE and facts.leaves_state:
                     exchange.leaves_state = True
-                    self._note_effects(exchange, batch, message, facts)
+                    namespace.note_text(exchange, batch, message, facts, self._classifier)
             if tag == tags.QUERY:
                 exchange.commands_sent += len(facts.statements)
             if not facts.is_read_only and facts.statements:
                 reads = False
+                exchange.sequences |= facts.sequences
                 if tag != tags.PARSE and not exchange.changes_schema:
                     exchange.changes_schema = admission.changes_schema(facts)
                 if tag == tags.BIND and not self._may_copy:
                     self._may_copy = admission.may_copy(facts)
         return reads
-
-    def _note_effects(
-        self, exchange: Exchange, batch: Batch, message: Message, facts: TextFacts
-    ) -> None:
-        """Note what the text of a Query or Bind does to the names of statements."""
-        if message.answer is not None or not namespace.runs_prepared(facts):
-            return
-        # Names are looked for in the text, so the facts must be those of this very text.
-        originals = batch.judged
-        prepared = message.prepared
-        if prepared is not None:
-            if not prepared.is_raw:
-                prepared.sql_facts = self._classifier.exact(prepared.sql)
-                facts = prepared.sql_facts
-            originals = prepared.facts.statements
-        elif not batch.is_raw:
-            frame = message.replacement or batch.data[message.start : message.end]
-            facts = self._classifier.exact(frame[5:-1])
-            batch.facts = facts
-        if message.tag != tags.DESCRIBE:
-            namespace.note_effects(exchange, facts, originals, exchange.commands_sent)
 
     def _ask_route(self, exchange: Exchange, batch: Batch) -> None:
         while self._index < len(self._judged):
@@ -266,7 +247,9 @@ class Conversation(Relay):
         route = self._route
         exchange.is_read = route is READ
         self.phase = WAITING
-        link = self._broker.acquire(self, self.client.database, self.client.user, route)
+        link = self._regain(route) if exchange.sequences else None
+        if link is None:
+            link = self._broker.acquire(self, self.client.database, self.client.user, route)
         if link is None:
             if self.phase != WAITING:
                 return
@@ -277,6 +260,14 @@ class Conversation(Relay):
             self.waiting_since_us = self._clock.now_us()
             return
         self._take(exchange, link)
+
+    def _regain(self, route: Route) -> BackendLink | None:
+        """The connection that knows what nextval gave this client, if it is still to be had."""
+        link = sequences.regainable(self.state)
+        if link is None or route is not WRITE or not self._broker.regain(link):
+            return None
+        link.sequences_since = link.turn
+        return link
 
     def on_backend(self, link: BackendLink) -> None:
         """The broker grants a connection that was waited for."""
@@ -381,6 +372,13 @@ class Conversation(Relay):
     def _give(self, exchange: Exchange, link: BackendLink) -> None:
         """Send the exchange's last batch to the server."""
         if self.intake.relies_on_columns and look_at_columns(self, exchange, link):
+            self.phase = APPLYING
+            return
+        if (
+            exchange.sequences
+            and self._tuning.mode != POOL_SESSION
+            and sequences.look_at_sequences(self, exchange, link)
+        ):
             self.phase = APPLYING
             return
         batch = exchange.batches[-1]
@@ -500,6 +498,8 @@ class Conversation(Relay):
         if exchange.effects is not None:
             namespace.apply_effects(exchange, self.intake, link)
         state = self.state
+        if exchange.sequences:
+            sequences.ended(state, exchange, link)
         if state.is_local or state.is_loading or state.resets:
             state.ended(exchange.is_failed, status == tags.STATUS_IDLE)
             self._plan()
@@ -517,6 +517,8 @@ class Conversation(Relay):
                 return
             elif not state.pins:
                 self._let_go(link)
+                if state.sequence_link is link:
+                    self._broker.spare(link)
             if self.is_draining:
                 self.drain()
                 return

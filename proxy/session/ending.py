@@ -61,6 +61,7 @@ class Cleanup(InternalQuery):
             link.unnamed = None
             link.is_touched = False
             link.is_opaque = False
+            link.sequences_since = link.turn + 1
         self._broker.release(link)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, final
 from proxy.errors import Refusal
 from proxy.protocol import tags
 from proxy.session.inspection import Inspection, RowSet
-from proxy.sql.statement import StatementFacts, TextFacts
+from proxy.sql.statement import SequenceUse, StatementFacts, TextFacts
 
 if TYPE_CHECKING:
     from proxy.session.namespace import Effect, Renaming
@@ -269,6 +269,8 @@ class Exchange:
     is_cancelled   a CancelRequest came before its last batch was sent
     is_cleared     no plugin has anything to say on its last batch
     only_reads     the first `looked_at` of `statements` are plain reads
+    sequences      SEQUENCE_*: what its texts do with sequences; proven: a use of the client's own
+                   values, as far as is known
     is_partial     it is long, and what was answered first is not here any more
     """
 
@@ -305,11 +307,13 @@ class Exchange:
         "node",
         "only_reads",
         "owes_sync",
+        "proven",
         "renaming",
         "replies",
         "retries",
         "running",
         "sent",
+        "sequences",
         "sqlstate",
         "stale_error",
         "started_us",
@@ -360,6 +364,8 @@ class Exchange:
         self.capture: list[bytes] | None = None
         self.captured_bytes = 0
         self.is_partial = False
+        self.sequences = 0
+        self.proven: SequenceUse | None = None
 
     def forget_answered(self) -> None:
         """Let go of batches that are answered: a pipeline may have no end."""

@@ -52,6 +52,8 @@ class BackendLink:
     is_touched      something ran that may have left session state behind
     is_opaque       code ran that may have made settings which nobody can ask for; `opaque_for` is
                     the number of the session whose code that was
+    turn            how often it was given back: whose turn it is, for what `sequences_since`
+                    means: since that turn it knows no sequence of those before
     user_session    the session it serves, None while idle
     is_express      it owes the whole reply to one plain statement; see `session.express`
     speaker         whose notifications come from it; see `session.speakers`
@@ -87,8 +89,10 @@ class BackendLink:
         "reported",
         "reported_id",
         "secret_key",
+        "sequences_since",
         "speaker",
         "status",
+        "turn",
         "unnamed",
         "user",
         "user_session",
@@ -130,6 +134,8 @@ class BackendLink:
         self.is_touched = False
         self.is_opaque = False
         self.opaque_for = 0
+        self.turn = 0
+        self.sequences_since = 0
         self.user_session: LinkUser | None = None
         self.watches = False
         self.is_express = False

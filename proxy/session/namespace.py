@@ -13,7 +13,8 @@ while there are any, and messages of the protocol reach them unchanged.
 from typing import TYPE_CHECKING, Final, final
 
 from proxy.errors import Refusal
-from proxy.session.exchange import Exchange, Prepared
+from proxy.protocol import tags
+from proxy.session.exchange import Batch, Exchange, Message, Prepared
 from proxy.session.ports import Classifier
 from proxy.sql.statement import (
     PREPARED_DEALLOCATE,
@@ -156,6 +157,32 @@ def candidates(name: str, intake: "Intake", here: list[StatementFacts]) -> list[
 
 
 # -- what a command does
+
+
+def note_text(
+    exchange: Exchange,
+    batch: Batch,
+    message: Message,
+    facts: TextFacts,
+    classifier: Classifier,
+) -> None:
+    """Note what the text of a Query or Bind does to the names of statements."""
+    if message.answer is not None or not runs_prepared(facts):
+        return
+    # Names are looked for in the text, so the facts must be those of this very text.
+    originals = batch.judged
+    prepared = message.prepared
+    if prepared is not None:
+        if not prepared.is_raw:
+            prepared.sql_facts = classifier.exact(prepared.sql)
+            facts = prepared.sql_facts
+        originals = prepared.facts.statements
+    elif not batch.is_raw:
+        frame = message.replacement or batch.data[message.start : message.end]
+        facts = classifier.exact(frame[5:-1])
+        batch.facts = facts
+    if message.tag != tags.DESCRIBE:
+        note_effects(exchange, facts, originals, exchange.commands_sent)
 
 
 def note_effects(

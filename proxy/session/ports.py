@@ -131,6 +131,14 @@ class Broker(ABC):
         """Give back a connection that is idle, owes nothing and holds nothing of its client."""
 
     @abstractmethod
+    def regain(self, link: "BackendLink") -> bool:
+        """Take this very connection, which was given back; False: it does not rest, or has ended."""
+
+    @abstractmethod
+    def spare(self, link: "BackendLink") -> None:
+        """A connection that was given back, and rests: others get it last."""
+
+    @abstractmethod
     def discard(self, link: "BackendLink", reason: str) -> None:
         """Close a connection that cannot be given back; its place in the pool is free at once."""
 

@@ -30,6 +30,9 @@ MAX_CUSTOM: Final = 200
 LOAD: Final = "LOAD"
 """The pin of a session that has loaded a library; it ends with the session."""
 
+SEQUENCE: Final = "sequence"
+"""The pin of a session that has asked for the value of a sequence; see `session.sequences`."""
+
 # PERF: shared by all who have none, and never changed: most clients have none.
 NO_NAMES: Final[dict[str, None]] = {}
 NO_SETTINGS: Final[dict[str, bytes]] = {}
@@ -61,6 +64,9 @@ class SessionState:
                to be made again before its next one
     is_opaque  code ran in this transaction that may have set anything
     is_loaded  it has loaded a library
+    reads_sequences  it asks for values of sequences: what its connection knows of them stays
+    sequence_calls   how often it has called nextval or setval outside a transaction
+    sequence_link    where it did so last, in turn `sequence_turn`
     is_local   search_path or role may differ from what is known, until the transaction ends
     """
 
@@ -80,7 +86,11 @@ class SessionState:
         "known",
         "known_id",
         "pins",
+        "reads_sequences",
         "resets",
+        "sequence_calls",
+        "sequence_link",
+        "sequence_turn",
         "startup",
     )
 
@@ -100,6 +110,10 @@ class SessionState:
         self.is_loading = False
         self.is_loaded = False
         self.is_local = False
+        self.reads_sequences = False
+        self.sequence_calls = 0
+        self.sequence_link: BackendLink | None = None
+        self.sequence_turn = 0
         self._local = b""
         self._result_key: bytes | None = None
         self.pins: list[str] = []
@@ -202,6 +216,8 @@ class SessionState:
         self.due = NO_SETTINGS
         if self.is_loaded:
             pins.append(LOAD)
+        if self.reads_sequences:
+            pins.append(SEQUENCE)
         self.pins = pins
 
     def planning(self) -> bytes:

@@ -25,6 +25,7 @@ from proxy.sql.json_text import (
 from proxy.sql.kinds import WRITING_STATEMENTS
 from proxy.sql.normalize import is_filling, normalize
 from proxy.sql.reading import Reading, read
+from proxy.sql.sequences import unread_use
 from proxy.sql.statement import StatementFacts, TextFacts
 
 # The tree of a text of short constants is up to 50 times as long as the text. One of 256 KiB, some
@@ -99,6 +100,7 @@ def unknown_facts(text: bytes) -> TextFacts:
         shown = text.decode("utf-8", "replace")
         normalized = shown
     reading = Reading()
+    reading.sequences = unread_use(text)
     return TextFacts((_facts(text, shown, reading, normalized, ""),))
 
 
@@ -128,6 +130,7 @@ def with_text(facts: StatementFacts, text: bytes) -> StatementFacts:
         facts.tail,
         facts.kinds,
         facts.effects,
+        facts.sequences,
     )
 
 
@@ -149,6 +152,7 @@ def _facts(
         tail_fragment(reading.kind, digest),
         reading.kinds,
         reading.effects,
+        reading.sequences,
     )
 
 

@@ -50,7 +50,7 @@ class ConfigCalls:
     def note(self, call: dict[str, Any]) -> None:
         """Note one call."""
         args = call.get("args", [])
-        name = _text_of(args[0]) if len(args) == 3 else None
+        name = constant_text(args[0]) if len(args) == 3 else None
         if name is None:
             self.is_opaque = True
         elif _is_true(args[2]):
@@ -127,7 +127,8 @@ def _names_in_body(body: dict[str, Any]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _text_of(node: dict[str, Any]) -> str | None:
+def constant_text(node: dict[str, Any]) -> str | None:
+    """The text of a string constant, whatever it is cast to; None: something else, or empty."""
     constant = _constant(node)
     value = constant.get("sval") if constant is not None else None
     text = value.get("sval", "") if isinstance(value, dict) else None

@@ -17,6 +17,7 @@ from proxy.sql.kinds import (
     STORES_ONLY,
     WRITING_KINDS,
 )
+from proxy.sql.sequences import sequence_use
 from proxy.sql.statement import (
     CONTROL_BEGIN,
     CONTROL_COMMIT,
@@ -32,6 +33,7 @@ from proxy.sql.statement import (
     PREPARED_NONE,
     PREPARED_PREPARE,
     Effects,
+    SequenceUse,
 )
 from proxy.sql.walk import Findings, strings, walk, written_name
 
@@ -58,7 +60,8 @@ class Reading:
     """
     What one statement is; fields as in StatementFacts.
 
-    names_in_constants  a fact was taken from the value of a constant: set_config's name
+    names_in_constants  a fact was taken from the value of a constant: the name that set_config or
+                        currval is called with
     """
 
     __slots__ = (
@@ -71,6 +74,7 @@ class Reading:
         "names_in_constants",
         "prepared",
         "prepared_name",
+        "sequences",
         "tables",
     )
 
@@ -80,6 +84,7 @@ class Reading:
         self.is_read_only = False
         self.leaves_state = True
         self.effects: Effects | None = OPAQUE
+        self.sequences: SequenceUse | None = None
         self.names_in_constants = False
         self.control = CONTROL_NONE
         self.prepared = PREPARED_NONE
@@ -112,7 +117,9 @@ def read(statement: dict[str, Any]) -> Reading | None:
         found.has_foreign_calls and chain[-1][0] not in STORES_ONLY
     )
     reading.effects = effects_of(chain, found.config_calls, runs_code, _writes_settings(found))
-    reading.names_in_constants = found.config_calls.are_any()
+    if chain[-1][0] not in STORES_ONLY:
+        reading.sequences = sequence_use(chain, found.sequence_calls, found.executes is not None)
+    reading.names_in_constants = found.config_calls.are_any() or found.sequence_calls.takes_names()
     _read_commands(reading, name, body, found)
     return reading
 

@@ -20,12 +20,12 @@ and a text of the same shape without backslash has the same tokens but for the l
 Such a text may go under its own zeroed form too, if the stored one may: the digits that it has and
 the stored one has not are in literals without backslash.
 
-No fact is taken from a constant's value, but for the name that set_config is called with: such a
-text is in neither group (in the first only if it has no digit). EXPLAIN's ANALYZE option looks at
-words only, and is not in the second group. A text whose fingerprint changes with its digits (FETCH
-5, int[3]) is not shared. What can still differ is whether the grammar takes the constant where it
-is (an integer that is too long, a bit string that has none): then the server refuses the other text
-with a syntax error, and what is said of it here does not matter.
+No fact is taken from a constant's value, but for the name that set_config, currval or setval is
+called with: such a text is in neither group (in the first only if it has no digit). EXPLAIN's
+ANALYZE option looks at words only, and is not in the second group. A text whose fingerprint changes
+with its digits (FETCH 5, int[3]) is not shared. What can still differ is whether the grammar takes
+the constant where it is (an integer that is too long, a bit string that has none): then the server
+refuses the other text with a syntax error, and what is said of it here does not matter.
 """
 
 import re

@@ -23,6 +23,13 @@ PREPARED_DEALLOCATE: Final = 3  # prepared_name "" = DEALLOCATE ALL
 PREPARED_DISCARD_ALL: Final = 4
 
 
+# What a statement visibly does with sequences, as its server session remembers them.
+SEQUENCE_CALLS: Final = 1  # nextval
+SEQUENCE_SETS: Final = 2  # setval
+SEQUENCE_READS: Final = 4  # currval, lastval
+SEQUENCE_EXECUTES: Final = 8  # what the prepared statement does that it runs
+SEQUENCE_DISCARDS: Final = 16
+
 _ROW_KINDS: Final = ("select", "insert", "update", "delete", "merge")
 
 
@@ -76,6 +83,46 @@ OPAQUE: Final = Effects(is_opaque=True)
 
 
 @final
+class NamedSequence:
+    """
+    A sequence as currval is called with it.
+
+    name       of the sequence, or with `column` of the table that it belongs to
+    parameter  number of the parameter that names it, 0 = none
+    Neither: the one that lastval means.
+    """
+
+    __slots__ = ("column", "name", "parameter")
+
+    def __init__(self, name: str = "", column: str = "", parameter: int = 0) -> None:
+        self.name = name
+        self.column = column
+        self.parameter = parameter
+
+
+SEQUENCE_LAST: Final = NamedSequence()
+"""The one that nextval was called with last, whichever that is."""
+
+
+@final
+class SequenceUse:
+    """
+    What a statement visibly does with sequences.
+
+    bits        SEQUENCE_*
+    named       whose value in this session is read or set
+    is_certain  no other's is
+    """
+
+    __slots__ = ("bits", "is_certain", "named")
+
+    def __init__(self, bits: int, named: tuple[NamedSequence, ...], is_certain: bool) -> None:
+        self.bits = bits
+        self.named = named
+        self.is_certain = is_certain
+
+
+@final
 class StatementFacts:
     """
     One SQL statement, as the hooks and the router see it. Never changed after it is made.
@@ -103,6 +150,7 @@ class StatementFacts:
                     so that the session must be looked at before another client may have it
     prepared        PREPARED_*, with prepared_name
     effects         on the session's settings, None = surely none
+    sequences       what it visibly does with sequences, None = nothing
     head, tail      JSON fragments for the plugins' envelope, without braces:
                     head  "query":...,"normalized":...,"tables":[...],"is_read_only":...
                     tail  "kind":...,"fingerprint":...
@@ -121,6 +169,7 @@ class StatementFacts:
         "prepared",
         "prepared_name",
         "query_bytes",
+        "sequences",
         "tables",
         "tail",
         "text",
@@ -142,8 +191,10 @@ class StatementFacts:
         tail: bytes,
         kinds: tuple[str, ...] = (),
         effects: Effects | None = OPAQUE,
+        sequences: SequenceUse | None = None,
     ) -> None:
         self.text = text
+        self.sequences = sequences
         self.effects = effects
         self.kind = kind
         self.kinds = kinds if kinds else (kind,)
@@ -171,8 +222,9 @@ class TextFacts:
     leaves_state    any of them may leave state behind
     has_control     any of them is transaction control
     has_effects     any of them may change a setting
-    is_plain        exactly one statement, no control, no prepared-statement command and nothing
-                    left behind
+    sequences       SEQUENCE_*: what any of them does with sequences
+    is_plain        exactly one statement, no control, no prepared-statement command, no sequence
+                    and nothing left behind
     is_express      plain, and nothing but rows in and out, without any wrapper: the case that takes the
                     shortest way (`session.express`)
     """
@@ -184,6 +236,7 @@ class TextFacts:
         "is_plain",
         "is_read_only",
         "leaves_state",
+        "sequences",
         "statements",
     )
 
@@ -193,6 +246,7 @@ class TextFacts:
         leaves_state = False
         has_control = False
         has_effects = False
+        sequences = 0
         plain = len(statements) == 1
         for facts in statements:
             if not facts.is_read_only or facts.control != CONTROL_NONE:
@@ -205,11 +259,14 @@ class TextFacts:
                 plain = False
             if facts.effects is not None:
                 has_effects = True
+            if facts.sequences is not None:
+                sequences |= facts.sequences.bits
+        self.sequences = sequences
         self.is_read_only = read_only
         self.leaves_state = leaves_state
         self.has_control = has_control
         self.has_effects = has_effects
-        self.is_plain = plain and not leaves_state and not has_control
+        self.is_plain = plain and not leaves_state and not has_control and sequences == 0
         self.is_express = self.is_plain and not has_effects and _moves_rows(statements[0])
 
 

@@ -16,6 +16,8 @@ from typing import Any, Final, final
 from proxy.sql.builtins import PLAIN_READ, STATELESS
 from proxy.sql.effects import ConfigCalls
 from proxy.sql.kinds import MERGE_COMMANDS, READ_KEYS, WRITING_STATEMENTS
+from proxy.sql.sequences import FUNCTIONS as SEQUENCE_FUNCTIONS
+from proxy.sql.sequences import SequenceCalls
 
 # Volatile in the catalogue, because their answer changes while a server runs, and yet plain reads:
 # they have no effect, and ask about the very node that answers. Whoever wants to know where a read
@@ -109,6 +111,7 @@ class Findings:
     has_unknown_calls    a function that is not a built-in, or leaves something in the session
     has_foreign_calls    a function of which nothing is known: it may run any code
     config_calls         the calls of set_config
+    sequence_calls       the calls of nextval and its like
     has_temporary        temporary relations, or anything in a schema pg_temp
     executes             name of the prepared statement that an EXECUTE in it runs, else None
     """
@@ -123,6 +126,7 @@ class Findings:
         "has_temporary",
         "has_unknown_calls",
         "merged",
+        "sequence_calls",
         "tables",
         "written",
     )
@@ -137,6 +141,7 @@ class Findings:
         self.has_unknown_calls = False
         self.has_foreign_calls = False
         self.config_calls = ConfigCalls()
+        self.sequence_calls = SequenceCalls()
         self.has_temporary = False
         self.executes: str | None = None
 
@@ -151,8 +156,8 @@ class Findings:
         parts = [part for part in (node.get("catalogname", ""), schema, name) if part]
         self.tables.add(written_name(parts))
 
-    def add_call(self, parts: list[str]) -> None:
-        """Note a function that is called by this name."""
+    def add_call(self, parts: list[str], call: dict[str, Any] | None = None) -> None:
+        """Note a function that is called by this name; None: not in the usual notation."""
         if len(parts) == 2 and parts[0] == "pg_catalog":
             name = parts[1]
         else:
@@ -160,6 +165,8 @@ class Findings:
         if name in READS:
             return
         self.has_only_plain_calls = False
+        if name in SEQUENCE_FUNCTIONS:
+            self.sequence_calls.note(name, call)
         if name not in STATELESS:
             self.has_unknown_calls = True
             if name not in _LEAVES_OTHERS:
@@ -207,7 +214,7 @@ class Findings:
             if parts in (["set_config"], ["pg_catalog", "set_config"]):
                 self.add_set_config(value)
             else:
-                self.add_call(parts)
+                self.add_call(parts, value)
         elif key == "A_Expr":
             self.add_operator(strings(value.get("name")))
         elif key == "SubLink":

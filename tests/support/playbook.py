@@ -121,7 +121,19 @@ class FakeBroker(Broker):
         assert link.owes_nothing()
         assert link.status == tags.STATUS_IDLE
         assert link.user_session is None
+        link.turn += 1
         self.free.append(link)
+
+    def regain(self, link: BackendLink) -> bool:
+        if link not in self.free:
+            return False
+        self.free.remove(link)
+        return True
+
+    def spare(self, link: BackendLink) -> None:
+        if link in self.free:
+            self.free.remove(link)
+            self.free.insert(0, link)
 
     def discard(self, link: BackendLink, reason: str) -> None:
         self.discarded.append((link, reason))

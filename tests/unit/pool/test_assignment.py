@@ -312,6 +312,24 @@ def test_the_queue_is_ordered_by_age_and_can_be_left_anywhere() -> None:
     assert queue.tail is None
 
 
+def test_a_slot_that_is_spared_is_taken_last_and_can_be_taken_by_name() -> None:
+    pool = make_pool(size=3)
+    slots = [pool.begin_open() for _ in range(3)]
+    for slot in slots:
+        pool.opened(slot)
+        pool.put_last(slot)
+        assert not pool.take_this(slot)
+        assert pool.put(slot) == PUT_IDLE
+    pool.put_last(slots[2])
+    assert pool.take() is slots[1]
+    assert pool.take_this(slots[2])
+    assert (pool.idle, pool.active, pool.node.active) == (1, 2, 2)
+    assert pool.take() is slots[0]
+    pool.put(slots[0])
+    pool.is_paused = True
+    assert not pool.take_this(slots[0])
+
+
 class PoolMachine(RuleBasedStateMachine):
     """
     Drives a pool as the broker does, with any interleaving of clients, openings and losses, and
@@ -365,6 +383,20 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.pool.idle == 0
         self.pool.waiting.insert(make_ticket(self.now_s))
         self.grow()
+
+    @precondition(lambda self: self.pool.slots)
+    @rule(pick=st.integers(0, 30))
+    def a_client_comes_back(self, pick: int) -> None:
+        slot = list(self.pool.slots)[pick % len(self.pool.slots)]
+        rests = slot.state == SLOT_IDLE
+        assert self.pool.take_this(slot) == (rests and not self.pool.is_paused)
+        if slot.state == SLOT_ACTIVE and rests:
+            self.give(slot, "client")
+
+    @precondition(lambda self: self.pool.slots)
+    @rule(pick=st.integers(0, 30))
+    def a_slot_is_spared(self, pick: int) -> None:
+        self.pool.put_last(list(self.pool.slots)[pick % len(self.pool.slots)])
 
     @precondition(lambda self: self.pool.waiting.count > 0)
     @rule(pick=st.integers(0, 30))

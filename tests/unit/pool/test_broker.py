@@ -444,3 +444,24 @@ def test_a_login_that_fails_when_nobody_waits_any_more_is_not_tried_elsewhere() 
     assert stage.errands.openings == []
     assert waiter.refusals == []
     stage.level()
+
+
+def test_a_connection_that_was_given_back_can_be_had_again() -> None:
+    stage = Stage()
+    links = [connect(stage), connect(stage)]
+    for link in links:
+        stage.broker.release(link)
+        assert link.turn == 1
+    stage.broker.spare(links[1])
+    assert stage.broker.acquire(FakeWaiter(), "app", "alice", WRITE) is links[0]
+    routed = stage.counters.write_routed
+    assert stage.broker.regain(links[1])
+    assert stage.counters.write_routed == routed + 1
+    assert slot_of(links[1]).pool.active == 2
+    assert not stage.broker.regain(links[1])
+    stage.broker.release(links[1])
+    links[1].close("by itself")
+    assert not stage.broker.regain(links[1])
+    stranger = make_link(slot_of(links[0]))
+    assert not stage.broker.regain(stranger)
+    stage.broker.spare(stranger)
