@@ -6,6 +6,7 @@ the life of a client's connection and the sweep for time-outs.
 """
 
 import asyncio
+import hmac
 import secrets
 import socket
 from pathlib import Path
@@ -161,7 +162,14 @@ class Worker:
             if order.incarnation:
                 self.counters.by_cause["worker_replaced"] = order.incarnation
         self.limits = ClientLimits(settings, plan_of(settings, index, workers), census)
-        self.cancels = CancelRegistry(self.counters, index, self.siblings)
+        self.cancels = CancelRegistry(
+            self.counters,
+            index,
+            self.siblings,
+            workers=workers,
+            # Not the same use as the other one of this secret, so not the same key.
+            shared=hmac.digest(self._mock_secret, b"cancel keys", "sha256"),
+        )
         self.limiter = FailureLimiter(share(settings.auth.max_failures_per_minute, index, workers))
         self.welcomes = Welcomes(MAX_WELCOMES)
         self.connections: dict[FrontendConnection, None] = {}
@@ -459,6 +467,7 @@ class Worker:
             client.settings,
         )
         session.key = self.cancels.register(session, client.protocol_minor)
+        session.keys = self.cancels
         made.begin(session)
 
     def _begin_console(self, made: FrontendConnection, client: LoggedInClient) -> None:

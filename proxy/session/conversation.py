@@ -363,7 +363,8 @@ class Conversation(Relay):
         if self.phase == STARTING:
             reported = dict(link.reported)
             self._welcomes.put(self.client.database, self.client.user, self.state.key, reported)
-            self._let_go(link)
+            if not self._is_own_server(link):
+                self._let_go(link)
             self.welcome(reported)
             return
         self._give(self._current(), link)

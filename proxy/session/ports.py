@@ -19,6 +19,7 @@ from proxy.sql.statement import StatementFacts, TextFacts
 
 if TYPE_CHECKING:
     from proxy.session.link import BackendLink
+    from proxy.session.tuning import CancelKey
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -157,6 +158,18 @@ class Broker(ABC):
     @abstractmethod
     def crashed(self, link: "BackendLink") -> None:
         """The server ends this connection, and all others to its node, for another one's crash."""
+
+
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Keys(ABC):
+    """The cancel keys that clients were given."""
+
+    @abstractmethod
+    def rename(self, key: "CancelKey", process_id: int) -> "CancelKey":
+        """
+        The key as its client shall be told it: with the process id of the server connection that
+        is the client's from its login to its end.
+        """
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -19,11 +19,12 @@ from proxy.session.exchange import STEP_INVENT, Exchange, Message
 from proxy.session.inspection import Inspection
 from proxy.session.intake import Intake
 from proxy.session.link import BackendLink
-from proxy.session.ports import Broker, Classifier, Clock, Gate, Wire
+from proxy.session.ports import Broker, Classifier, Clock, Gate, Keys, Wire
 from proxy.session.refusals import not_in_copy, synchronization_lost
 from proxy.session.state import SessionState
 from proxy.session.tuning import (
     NO_KEY,
+    POOL_SESSION,
     SessionTuning,
     Welcomes,
 )
@@ -114,6 +115,7 @@ class Relay(LinkUser):
         "is_draining",
         "is_server_slow",
         "key",
+        "keys",
         "link",
         "number",
         "phase",
@@ -165,6 +167,7 @@ class Relay(LinkUser):
         self.link: BackendLink | None = None
         self.exchange: Exchange | None = None
         self.key = NO_KEY
+        self.keys: Keys | None = None
         self.skips_to_sync = False
         self.is_draining = False
         self._started_anywhere = False
@@ -223,6 +226,23 @@ class Relay(LinkUser):
         if exchange is None:
             raise AssertionError("none in the phases STARTING, PROBING and CLOSED, and while idle")
         return exchange
+
+    def _wants_own_server(self) -> bool:
+        """
+        Whether the client has one server connection from its login to its end, and its process id,
+        as without a proxy. Where plugins route, its first statement decides which it is.
+        """
+        return self._tuning.mode == POOL_SESSION and not self._gate.routes
+
+    def _is_own_server(self, link: BackendLink) -> bool:
+        """Keep the connection that the client is greeted from, if that is how it is served."""
+        # Greeted by a standby, because there is no primary: what it asks for may need one.
+        if not self._wants_own_server() or self._started_anywhere:
+            return False
+        if self.keys is not None:
+            self.key = self.keys.rename(self.key, link.process_id)
+        link.speaker.client_id = self.key.process_id
+        return True
 
     # -- from the server
 

@@ -43,7 +43,7 @@ class Session(Express):
     def start(self) -> None:
         """Greet the client: what a server reports at the start, its key, ReadyForQuery."""
         welcome = self._welcomes.get(self.client.database, self.client.user, self.state.key)
-        if welcome is not None:
+        if welcome is not None and not self._wants_own_server():
             self.welcome(welcome)
             return
         # The primary first: a role or database may be so new that no standby knows it, and a standby

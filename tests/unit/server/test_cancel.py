@@ -69,15 +69,65 @@ def test_keys_are_as_long_as_the_protocol_version_allows() -> None:
 
 async def test_a_request_for_another_worker_is_passed_on() -> None:
     forwarder = Forwarder()
-    here = CancelRegistry(Counters(), worker=1, forwarder=forwarder)
-    there = CancelRegistry(Counters(), worker=2)
+    here = CancelRegistry(Counters(), 1, forwarder, workers=3, shared=b"s")
+    there = CancelRegistry(Counters(), 2, workers=3, shared=b"s")
     session = Session()
-    key = there.register(session, 0)
-    assert worker_of(key.process_id) == 2
+    for _ in range(20):
+        key = there.register(session, 0)
+        assert worker_of(key.process_id) == 2
+        await here.handle(key.process_id, key.secret_key)
+        assert forwarder.requests.pop() == (2, key.process_id, key.secret_key)
+        assert there.cancel_here(key.process_id, key.secret_key)
+    assert session.cancelled == 20
+    key = here.register(session, 0)
     await here.handle(key.process_id, key.secret_key)
-    assert forwarder.requests == [(2, key.process_id, key.secret_key)]
-    assert there.cancel_here(key.process_id, key.secret_key)
-    assert session.cancelled == 1
+    assert forwarder.requests == []
+    assert session.cancelled == 21
+
+
+async def test_a_secret_says_nothing_without_the_shared_key() -> None:
+    forwarder = Forwarder()
+    here = CancelRegistry(Counters(), 0, forwarder, workers=4, shared=b"s")
+    there = CancelRegistry(Counters(), 3, workers=4, shared=b"another")
+    asked: set[int] = set()
+    for _ in range(60):
+        key = there.register(Session(), 2)
+        await here.handle(key.process_id, key.secret_key)
+    asked = {worker for worker, _, _ in forwarder.requests}
+    assert asked == {1, 2, 3}
+
+
+async def test_a_key_has_the_process_id_of_its_server_and_keeps_its_secret() -> None:
+    forwarder = Forwarder()
+    registry = CancelRegistry(Counters(), 1, forwarder, workers=2, shared=b"s")
+    one, other = Session(), Session()
+    # Two servers have processes of the same number.
+    first = registry.register(one, 0)
+    key = registry.rename(first, 4711)
+    same = registry.rename(registry.register(other, 0), 4711)
+    assert (key.process_id, same.process_id, key.secret_key) == (4711, 4711, first.secret_key)
+    assert len(registry) == 2
+    await registry.handle(4711, key.secret_key)
+    assert (one.cancelled, other.cancelled) == (1, 0)
+    await registry.handle(first.process_id, key.secret_key)
+    assert (one.cancelled, other.cancelled) == (1, 0)
+    registry.unregister(key)
+    await registry.handle(4711, key.secret_key)
+    await registry.handle(4711, same.secret_key)
+    assert (one.cancelled, other.cancelled) == (1, 1)
+    assert forwarder.requests == []
+    registry.unregister(same)
+    assert len(registry) == 0
+
+
+def test_a_key_that_is_known_no_more_or_taken_is_not_renamed() -> None:
+    secrets = itertools.chain([b"d" * 32, b"\0\0\1", b"same", b"\0\0\2", b"same"])
+    registry = CancelRegistry(Counters(), random_bytes=lambda size: next(secrets))
+    one = registry.rename(registry.register(Session(), 0), 4711)
+    other = registry.register(Session(), 0)
+    assert registry.rename(other, 4711) is other
+    registry.unregister(one)
+    assert registry.rename(one, 4712) is one
 
 
 def test_a_process_id_is_never_given_twice_nor_zero() -> None:

@@ -22,7 +22,7 @@ class FakeSession:
 
 @contextlib.asynccontextmanager
 async def running(directory: Path, worker: int) -> AsyncIterator[CancelRegistry]:
-    cancels = CancelRegistry(Counters(), worker)
+    cancels = CancelRegistry(Counters(), worker, workers=2)
 
     async def answer(request: bytes) -> bytes:
         return b"%d heard %s" % (worker, request)
@@ -68,7 +68,7 @@ async def test_who_does_not_say_that_it_has_heard_is_left_out(
 
 async def test_a_cancel_request_is_carried_out_there(tmp_path: Path) -> None:
     siblings = Siblings(tmp_path, 0, 2, Tasks(Counters()))
-    here = CancelRegistry(Counters(), 0, siblings)
+    here = CancelRegistry(Counters(), 0, siblings, workers=2)
     async with running(tmp_path, 1) as there:
         session, other = FakeSession(), FakeSession()
         key = there.register(session, 2)

@@ -5,8 +5,9 @@ import pytest
 from proxy.errors import Refusal
 from proxy.protocol import backend
 from proxy.routing.route import READ, WRITE
+from proxy.session.ports import Keys
 from proxy.session.relay import CLOSED, IDLE, STARTING
-from proxy.session.tuning import CancelKey
+from proxy.session.tuning import POOL_SESSION, CancelKey
 from tests.support.playbook import (
     READY,
     REPORTED,
@@ -192,3 +193,78 @@ def test_a_name_that_is_cut_is_said_at_the_login(
     play.session.client.startup = startup
     play.session.start()
     assert play.client.take() == told + GREETING
+
+
+# -- session mode
+
+
+class Renaming(Keys):
+    """Gives keys the process id of the server."""
+
+    def rename(self, key: CancelKey, process_id: int) -> CancelKey:
+        return CancelKey(process_id, key.secret_key)
+
+
+def of_session_mode(links: int = 1) -> Playbook:
+    play = Playbook(mode=POOL_SESSION, links=links, is_greeted=False)
+    play.session.key = KEY
+    play.session.keys = Renaming()
+    play.welcomes.put("app", "alice", b"", dict(REPORTED))
+    return play
+
+
+def test_in_session_mode_a_client_has_its_server_from_its_login_on() -> None:
+    play = of_session_mode()
+    play.session.start()
+    assert backend.backend_key_data(100, KEY.secret_key) in play.client.take()
+    assert play.session.link is play.link
+    assert play.link.user_session is play.session
+    assert play.link.speaker.client_id == 100
+    assert play.broker.free == []
+    assert play.f(query(b"SELECT 1")) == query(b"SELECT 1")
+    assert play.broker.routes == [WRITE]
+
+
+def test_in_session_mode_a_client_waits_for_its_server() -> None:
+    play = of_session_mode(links=0)
+    play.session.start()
+    assert play.client.take() == b""
+    play.links.append(play.new_link())
+    play.broker.grant(play.link)
+    assert backend.backend_key_data(100, KEY.secret_key) in play.client.take()
+
+
+def test_in_session_mode_a_server_that_is_lost_takes_the_client_with_it() -> None:
+    play = of_session_mode()
+    play.session.start()
+    play.client.take()
+    play.from_server(0, fatal("57P01", "terminating connection due to administrator command"))
+    play.link.connection_lost()
+    assert b"C57P01\x00" in play.client.take()
+    assert play.client.is_closed
+
+
+def test_in_session_mode_a_standby_that_greets_is_not_kept() -> None:
+    play = of_session_mode(links=0)
+    play.session.start()
+    play.links.append(play.new_link())
+    play.broker.refuse(Refusal("57P03", "no primary"))
+    play.broker.grant(play.link)
+    assert play.client.take() == GREETING
+    assert play.session.link is None
+
+
+def test_in_session_mode_a_route_hook_chooses_the_server_by_the_first_statement() -> None:
+    play = of_session_mode()
+    play.gate.routes = True
+    play.session.start()
+    assert play.client.take() == GREETING
+    assert play.broker.routes == []
+
+
+def test_session_without_a_registry_of_keys_keeps_its_key() -> None:
+    play = of_session_mode()
+    play.session.keys = None
+    play.session.start()
+    assert play.client.take() == GREETING
+    assert play.session.link is play.link
