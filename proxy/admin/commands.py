@@ -65,6 +65,7 @@ class Commands:
             "pause": self._pause,
             "resume": self._resume,
             "reconnect": self._reconnect,
+            "vacate": self._vacate,
             "kill": self._kill,
             "wait_close": self._wait_close,
             "disable": self._disable,
@@ -189,6 +190,11 @@ class Commands:
     async def _resume(self, request: Request) -> Answer:
         self._worker.pools.resume(str(request.get("database", "")))
         return {"ok": True}
+
+    async def _vacate(self, request: Request) -> Answer:
+        """Of a worker, for its client's statement; no command for operators."""
+        self._worker.pools.vacate(str(request["database"]))
+        return {}
 
     async def _reconnect(self, request: Request) -> Answer:
         self._worker.pools.reconnect(self._database(str(request.get("database", ""))))

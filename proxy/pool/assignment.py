@@ -235,6 +235,7 @@ class Pool:
     retry_at_s, backoff_s         after a failed login: no other before that; doubles
     last_refusal                  why the last login failed
     quotas                        shared limits; empty when there are none, the usual case
+    quiet_until_s                 until then no connection is opened that nobody waits for
     is_paused                     PAUSE: nobody gets a connection, what comes back is closed
     slots                         all but CLOSED
     plan_number                   of the configuration that size comes from
@@ -255,6 +256,7 @@ class Pool:
         "node",
         "opening",
         "plan_number",
+        "quiet_until_s",
         "quotas",
         "reserve_size",
         "reserve_timeout_s",
@@ -293,6 +295,7 @@ class Pool:
         self.last_refusal: Refusal | None = None
         self.last_used_s = 0.0
         self.plan_number = 0
+        self.quiet_until_s = 0.0
 
     # -- the two steps of every statement
 

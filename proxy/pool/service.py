@@ -191,6 +191,10 @@ class PoolService:
         """RECONNECT: make every connection anew as soon as it is free."""
         upkeep.reconnect(self.broker, database)
 
+    def vacate(self, database: str) -> None:
+        """Close what rests in a database on the server, for who needs it for himself."""
+        upkeep.vacate(self.broker, database)
+
     def kill(self, database: str) -> None:
         """KILL: end every connection now, and pause."""
         upkeep.kill(self.broker, database)

@@ -17,6 +17,9 @@ from proxy.pool.refusals import no_destination
 FORGET_AFTER_S: Final = 60.0
 """An empty pool that nobody wants is forgotten after this long, if it never had a connection."""
 
+QUIET_S: Final = 6.0
+"""A server waits for five seconds until nobody is connected to a database."""
+
 FORGET_USED_AFTER_S: Final = 3600.0
 """The same for one that had connections: its counters are still of interest."""
 
@@ -98,6 +101,15 @@ def reconnect(broker: PoolBroker, database: str) -> None:
     for pool in pools_of(broker, database):
         broker.drop_idle(pool, "reconnect was asked for")
         broker.after_loss(pool)
+
+
+def vacate(broker: PoolBroker, database: str) -> None:
+    """Close what rests in a database (by its name on the server) that somebody needs for himself."""
+    for pool in list(broker.registry.pools.values()):
+        if pool.database == database:
+            pool.quiet_until_s = broker.now_s + QUIET_S
+            broker.drop_idle(pool, "a statement needs the database for itself")
+            broker.after_loss(pool)
 
 
 def kill(broker: PoolBroker, database: str) -> None:
@@ -219,7 +231,9 @@ def _close_old(broker: PoolBroker, pool: Pool, now_s: float) -> None:
 
 
 def _keep_minimum(broker: PoolBroker, pool: Pool) -> None:
-    if not pool.node.is_up or pool.is_paused or broker.now_s < pool.retry_at_s:
+    if not pool.node.is_up or pool.is_paused:
+        return
+    if broker.now_s < pool.retry_at_s or broker.now_s < pool.quiet_until_s:
         return
     while pool.total() < pool.min_size and pool.full_quota() is None:
         if pool.backoff_s > 0.0 and pool.opening > 0:

@@ -1,10 +1,11 @@
 """
-Time-outs of sessions, by looking at all of them a few times a second.
+Time-outs of sessions, by looking at all of them a few times a second; and what statements wait for
+that the proxy can give them.
 
 One loop over plain integers costs less than a timer that is set and cancelled for every statement.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from proxy.errors import Refusal
@@ -19,9 +20,22 @@ from proxy.settings.model import Pool
 CANCEL_GRACE_US: Final = 10_000_000
 """How long a server may take to end what it was asked to cancel; then the connection ends instead."""
 
+VACATE_AFTER_US: Final = 100_000
+"""
+A statement that needs a database for itself and still runs has passed the server's checks, and waits:
+who may not drop it closes nobody's connections.
+"""
+
+VACATE_UNTIL_US: Final = 6_000_000
+"""The server waits for five seconds."""
+
 
 def sweep(
-    connections: Iterable[FrontendConnection], pool: Pool, nodes: Iterable[Node], now_us: int
+    connections: Iterable[FrontendConnection],
+    pool: Pool,
+    nodes: Iterable[Node],
+    now_us: int,
+    vacate: Callable[[str], None],
 ) -> None:
     """Cancel what runs too long, close who is idle too long, tell who waits, leave dead nodes."""
     down = [node.name for node in nodes if not node.is_up]
@@ -33,6 +47,8 @@ def sweep(
         session = connection.session
         if session is not None:
             _look_at(session, query_us, transaction_us, idle_us, notify_us, now_us)
+            for database in _needed(session, now_us):
+                vacate(database)
             if down and session.phase == BUSY:
                 # A machine that hangs or is gone ends no connection.
                 link = session.link
@@ -80,6 +96,15 @@ def _look_at(
                 hint="The limit is pool.client_idle_timeout.",
             )
         )
+
+
+def _needed(session: Session, now_us: int) -> tuple[str, ...]:
+    """The databases that a statement waits for, because connections to them rest in the pools."""
+    exchange = session.exchange
+    if exchange is None or not exchange.databases or session.phase != BUSY:
+        return ()
+    is_time = VACATE_AFTER_US < now_us - exchange.started_us < VACATE_UNTIL_US
+    return exchange.databases if is_time else ()
 
 
 def _waits_for_client(exchange: Exchange) -> bool:

@@ -376,8 +376,15 @@ class Worker:
         while True:
             await asyncio.sleep(SWEEP_S)
             nodes = self.pools.nodes.by_name.values()
-            sweep(self.connections, self.settings.pool, nodes, self.clock.now_us())
-            PULSE.look(self.clock.now_us() * 1000)
+            now_us = self.clock.now_us()
+            sweep(self.connections, self.settings.pool, nodes, now_us, self._vacate)
+            PULSE.look(now_us * 1000)
+
+    def _vacate(self, database: str) -> None:
+        """Have no worker keep an idle connection to a database that a statement waits for."""
+        if self.admin is not None:
+            ask = self.admin.fleet.ask({"do": "vacate", "database": database})
+            self.tasks.spawn(ask, "leave a database")
 
     # -- connections
 

@@ -204,6 +204,8 @@ class Conversation(Relay):
             if not facts.is_read_only and facts.statements:
                 reads = False
                 exchange.sequences |= facts.sequences
+                if tag != tags.PARSE and facts.databases:
+                    exchange.databases = facts.databases
                 if tag != tags.PARSE and not exchange.changes_schema:
                     exchange.changes_schema = admission.changes_schema(facts)
                 if tag == tags.BIND and not self._may_copy:

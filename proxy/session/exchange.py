@@ -271,6 +271,7 @@ class Exchange:
     only_reads     the first `looked_at` of `statements` are plain reads
     sequences      SEQUENCE_*: what its texts do with sequences; proven: a use of the client's own
                    values, as far as is known
+    databases      that its texts need for themselves
     is_partial     it is long, and what was answered first is not here any more
     """
 
@@ -285,6 +286,7 @@ class Exchange:
         "commands_sent",
         "completions",
         "copy_in",
+        "databases",
         "dropped",
         "effects",
         "error",
@@ -366,6 +368,7 @@ class Exchange:
         self.is_partial = False
         self.sequences = 0
         self.proven: SequenceUse | None = None
+        self.databases: tuple[str, ...] = ()
 
     def forget_answered(self) -> None:
         """Let go of batches that are answered: a pipeline may have no end."""

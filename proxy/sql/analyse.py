@@ -131,6 +131,7 @@ def with_text(facts: StatementFacts, text: bytes) -> StatementFacts:
         facts.kinds,
         facts.effects,
         facts.sequences,
+        facts.database,
     )
 
 
@@ -153,6 +154,7 @@ def _facts(
         reading.kinds,
         reading.effects,
         reading.sequences,
+        reading.database,
     )
 
 

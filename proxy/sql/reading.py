@@ -7,6 +7,7 @@ The rules of `StatementFacts` are written here, on top of `walk` (what is in the
 
 from typing import Any, Final, final
 
+from proxy.sql.databases import needed_database
 from proxy.sql.effects import SETTINGS_VIEW, effects_of
 from proxy.sql.kinds import (
     LEAVES_STATE,
@@ -61,11 +62,12 @@ class Reading:
     What one statement is; fields as in StatementFacts.
 
     names_in_constants  a fact was taken from the value of a constant: the name that set_config or
-                        currval is called with
+                        currval is called with, a database
     """
 
     __slots__ = (
         "control",
+        "database",
         "effects",
         "is_read_only",
         "kind",
@@ -85,6 +87,7 @@ class Reading:
         self.leaves_state = True
         self.effects: Effects | None = OPAQUE
         self.sequences: SequenceUse | None = None
+        self.database = ""
         self.names_in_constants = False
         self.control = CONTROL_NONE
         self.prepared = PREPARED_NONE
@@ -119,7 +122,10 @@ def read(statement: dict[str, Any]) -> Reading | None:
     reading.effects = effects_of(chain, found.config_calls, runs_code, _writes_settings(found))
     if chain[-1][0] not in STORES_ONLY:
         reading.sequences = sequence_use(chain, found.sequence_calls, found.executes is not None)
-    reading.names_in_constants = found.config_calls.are_any() or found.sequence_calls.takes_names()
+    reading.database = needed_database(name, body)
+    reading.names_in_constants = (
+        found.config_calls.are_any() or found.sequence_calls.takes_names() or reading.database != ""
+    )
     _read_commands(reading, name, body, found)
     return reading
 

@@ -151,6 +151,7 @@ class StatementFacts:
     prepared        PREPARED_*, with prepared_name
     effects         on the session's settings, None = surely none
     sequences       what it visibly does with sequences, None = nothing
+    database        that nobody else may be connected to while it runs, "" = none
     head, tail      JSON fragments for the plugins' envelope, without braces:
                     head  "query":...,"normalized":...,"tables":[...],"is_read_only":...
                     tail  "kind":...,"fingerprint":...
@@ -158,6 +159,7 @@ class StatementFacts:
 
     __slots__ = (
         "control",
+        "database",
         "effects",
         "fingerprint",
         "head",
@@ -192,9 +194,11 @@ class StatementFacts:
         kinds: tuple[str, ...] = (),
         effects: Effects | None = OPAQUE,
         sequences: SequenceUse | None = None,
+        database: str = "",
     ) -> None:
         self.text = text
         self.sequences = sequences
+        self.database = database
         self.effects = effects
         self.kind = kind
         self.kinds = kinds if kinds else (kind,)
@@ -223,6 +227,7 @@ class TextFacts:
     has_control     any of them is transaction control
     has_effects     any of them may change a setting
     sequences       SEQUENCE_*: what any of them does with sequences
+    databases       that they need for themselves
     is_plain        exactly one statement, no control, no prepared-statement command, no sequence
                     and nothing left behind
     is_express      plain, and nothing but rows in and out, without any wrapper: the case that takes the
@@ -230,6 +235,7 @@ class TextFacts:
     """
 
     __slots__ = (
+        "databases",
         "has_control",
         "has_effects",
         "is_express",
@@ -247,6 +253,7 @@ class TextFacts:
         has_control = False
         has_effects = False
         sequences = 0
+        databases: tuple[str, ...] = ()
         plain = len(statements) == 1
         for facts in statements:
             if not facts.is_read_only or facts.control != CONTROL_NONE:
@@ -261,7 +268,10 @@ class TextFacts:
                 has_effects = True
             if facts.sequences is not None:
                 sequences |= facts.sequences.bits
+            if facts.database:
+                databases = (*databases, facts.database)
         self.sequences = sequences
+        self.databases = databases
         self.is_read_only = read_only
         self.leaves_state = leaves_state
         self.has_control = has_control

@@ -169,6 +169,29 @@ def test_reconnect_makes_every_connection_anew_when_it_is_free() -> None:
     assert used.is_closed
 
 
+def test_a_database_that_somebody_needs_is_left_for_a_while() -> None:
+    plan = make_plan(size=3)
+    plan.min_size = 2
+    stage = Stage(plan)
+    used, idle = connect(stage, 2)
+    stage.broker.release(idle)
+    upkeep.vacate(stage.broker, "other")
+    assert not idle.is_closed
+    upkeep.vacate(stage.broker, only_pool(stage).database)
+    assert [used.is_closed, idle.is_closed] == [False, True]
+    stage.broker.release(used)
+    assert used.is_closed
+    age(stage, upkeep.QUIET_S - 1.0)
+    stage.open_all()
+    assert only_pool(stage).total() == 0
+    # Who wants a connection gets one.
+    [link] = connect(stage)
+    assert not link.is_closed
+    age(stage, 2.0)
+    stage.open_all()
+    assert only_pool(stage).total() == 2
+
+
 def test_kill_ends_everything_and_refuses_who_waits() -> None:
     stage = Stage(make_plan(size=2))
     used, idle = connect(stage, 2)
