@@ -59,8 +59,8 @@ class SequenceCalls:
             self.named.append(named)
 
     def takes_names(self) -> bool:
-        """Whether facts were taken from the values of constants."""
-        return any(named.name for named in self.named)
+        """Whether facts were taken from the values of constants, or from there being none."""
+        return self.bits & ~SEQUENCE_CALLS != 0
 
 
 def sequence_use(

@@ -118,6 +118,14 @@ def test_texts_that_differ_in_the_name_are_different_ones() -> None:
     assert one is other
 
 
+def test_a_text_without_a_name_says_nothing_of_others() -> None:
+    classifier = PgClassifier()
+    for name, is_certain in (("", False), ("s", True)):
+        [statement] = classifier.facts(f"SELECT currval('{name}')".encode()).statements
+        assert statement.sequences is not None
+        assert statement.sequences.is_certain == is_certain
+
+
 def test_the_end_of_a_text_that_is_too_long_is_looked_at() -> None:
     assert unknown_facts(b" " * 100_000 + b"SELECT lastval()").sequences == SEQUENCE_READS
 
