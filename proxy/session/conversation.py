@@ -141,13 +141,12 @@ class Conversation(Relay):
             self._acquire(exchange, batch)
             return
         if exchange.is_read and not is_read and exchange.sent:
-            # Begun on a standby with nothing but Parse and Describe; now it turns out to write.
-            steps = exchange.steps
-            if steps is None or exchange.at >= len(steps):
-                self._leave(exchange, link)
-                self._route = WRITE
-                self._acquire(exchange, batch)
-                return
+            # Begun on a standby with nothing but Parse and Describe; now it turns out to write. All is
+            # answered (`Session._work` waits), so it leaves before anything was executed, or never.
+            self._leave(exchange, link)
+            self._route = WRITE
+            self._acquire(exchange, batch)
+            return
         self._keep(exchange, link)
 
     def _weigh(self, exchange: Exchange, batch: Batch) -> bool:

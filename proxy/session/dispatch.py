@@ -353,7 +353,7 @@ def with_flush(data: bytes, batch: Batch, exchange: Exchange, may_copy: bool) ->
     """What is sent for a batch: with a Flush where its replies must come before anything else."""
     if exchange.owes_sync:
         return data[: -len(frontend.SYNC)] + frontend.FLUSH
-    if batch.end == END_CUT and (may_copy or exchange.effects is not None):
+    if batch.end == END_CUT and (may_copy or exchange.effects is not None or exchange.is_read):
         return data + frontend.FLUSH
     return data
 

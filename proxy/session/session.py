@@ -219,9 +219,15 @@ class Session(Express):
                     return False
                 steps = exchange.steps
                 if steps is not None and exchange.at < len(steps):
-                    if exchange.owes_sync or self._may_copy or exchange.effects is not None:
+                    if (
+                        exchange.owes_sync
+                        or self._may_copy
+                        or exchange.effects is not None
+                        or exchange.is_read
+                    ):
                         # A Sync is dropped by the server if one of the replies is CopyInResponse;
-                        # names are known again when the commands on them are complete.
+                        # names are known again when the commands on them are complete; a group
+                        # that turns out to write moves to the primary now or never.
                         return False
                 elif exchange.owes_sync:
                     self._close_group(exchange, link)

@@ -216,6 +216,21 @@ def test_rule_24_a_message_that_does_not_belong_into_a_copy_is_answered_like_pos
     both.usable()
 
 
+@pytest.mark.parametrize(
+    "begun",
+    [
+        pytest.param(parse("a", "SELECT 1") + copy_data(b""), id="cut"),
+        pytest.param(parse("a", "SELECT 1") + FLUSH, id="with Flush"),
+    ],
+)
+def test_rule_24_a_copy_is_undone_by_what_fails_in_its_group(both, begun):
+    # What comes first could be served by a standby, and the COPY could not.
+    failing = bind("", [b"7"]) + execute()
+    script = [begun + bind("a") + execute() + UNNAMED + ROWS + COPY_DONE + failing + SYNC, READY]
+    assert sqlstates(both.same([*script, *COUNT], EMPTY)) == ["08P01"]
+    assert both.row("SELECT count(*) FROM copied") == (0,)
+
+
 def test_rule_24_megabytes_of_copy(both):
     piece = copy_data(b"7\t" + b"y" * 20_000 + b"\n")
     both.same([query(IN), Until(b"G"), piece * 1_000, COPY_DONE, READY, *COUNT], EMPTY)

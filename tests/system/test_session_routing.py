@@ -8,6 +8,7 @@ from proxy.demo.cluster import EmbeddedPostgres, EmbeddedStandby
 from proxy.demo.workspace import Workspace
 from tests.support.sessions import few_connections, one
 from tests.support.system import RunningProxy
+from tests.system.differential import FLUSH, SYNC, Peer, parse, run
 
 HERE = "SELECT pg_is_in_recovery()"
 
@@ -75,3 +76,17 @@ def test_rule_15_settings_follow_to_the_standby(gate: RunningProxy) -> None:
         for _ in range(3):
             assert one(client, "SELECT current_setting('work_mem')") == "4MB"
             assert not one(client, "SELECT current_setting('tenant.name', true)")
+
+
+def test_rule_38_a_pipeline_that_writes_after_all_moves_to_the_primary(gate: RunningProxy) -> None:
+    with gate.connect() as client, Peer(gate.port, database="postgres") as peer:
+        client.execute("CREATE TABLE moved (x int)")
+        write = run("INSERT INTO moved VALUES (1)")
+        # All at once: when the first write is there, the standby has not answered yet.
+        frames = peer.ask(parse("a", "SELECT 1") + FLUSH + write + FLUSH + write + SYNC)
+        assert b"".join(frame.tag for frame in frames) == b"1" + 2 * b"12nC" + b"Z"
+        frames = peer.ask(parse("b", HERE) + FLUSH + write + FLUSH + run("SELECT 1/0") + SYNC)
+        assert b"".join(frame.tag for frame in frames) == b"112nC1EZ"
+        # The second pipeline has failed, and so all of it.
+        assert len(client.execute("SELECT x FROM moved FOR UPDATE").fetchall()) == 2
+        client.execute("DROP TABLE moved")

@@ -3,6 +3,7 @@
 import pytest
 
 from proxy.protocol import backend, frontend
+from proxy.routing.route import READ, WRITE
 from tests.support.playbook import (
     READY,
     Playbook,
@@ -67,3 +68,24 @@ def test_another_execute_behind_a_copy_is_the_servers_to_refuse() -> None:
     play.b(backend.PARSE_COMPLETE + backend.BIND_COMPLETE)
     assert play.b(COPY_IN_RESPONSE) == COPY_IN_RESPONSE
     assert not play.client.is_closed
+
+
+def test_copy_behind_a_cut_read_is_undone_with_its_group() -> None:
+    play = Playbook(links=2)
+    # Data outside of a COPY cuts the group: so far it is a read, and may be prepared on a standby.
+    begun = parse(b"a", b"SELECT 1") + COPY_DATA
+    copy = parse(b"", b"COPY t FROM STDIN") + bind(b"") + execute()
+    # What comes next waits for the reply: until then nobody knows whether the group may still move.
+    assert play.f(begun + copy + COPY_DATA + COPY_DONE).endswith(b"\x00" + frontend.FLUSH)
+    assert play.b(backend.PARSE_COMPLETE) == backend.PARSE_COMPLETE
+    assert play.server.take() == frontend.SYNC
+    assert play.b(READY) == b""
+    assert play.wire_of(1).take() == copy + frontend.FLUSH
+    play.from_server(1, backend.PARSE_COMPLETE + backend.BIND_COMPLETE + COPY_IN_RESPONSE)
+    assert play.wire_of(1).take() == COPY_DATA + COPY_DONE + frontend.FLUSH
+    play.from_server(1, complete(b"COPY 1"))
+    # A Sync here would commit what the Bind that fails shall undo.
+    rest = bind(b"") + execute()
+    assert play.f(rest + frontend.SYNC) == b""
+    assert play.wire_of(1).take() == rest + frontend.FLUSH
+    assert play.broker.routes == [READ, WRITE]

@@ -272,7 +272,7 @@ def test_nothing_is_looked_at_behind_the_end_of_a_session() -> None:
 
 def test_goodbye_behind_the_settings_of_an_open_pipeline() -> None:
     play = Playbook(settings={"work_mem": "1MB"})
-    play.f(parse(b"", b"SELECT 1") + frontend.FLUSH + frontend.TERMINATE)
+    play.f(parse(b"", b"DELETE FROM t") + frontend.FLUSH + frontend.TERMINATE)
     assert play.session.phase == APPLYING
     play.from_server(0, row(b"t") + complete(b"SELECT 1") + READY + NOTICE + READY)
     assert play.link.is_closed

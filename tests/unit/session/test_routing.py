@@ -140,11 +140,27 @@ def test_standby_that_does_not_end_the_group_is_not_used_again() -> None:
     assert [link for link, _ in play.broker.discarded] == [play.link]
 
 
-def test_prepared_with_replies_under_way_stays() -> None:
+def test_what_follows_on_a_standby_waits_for_the_replies_under_way() -> None:
     play = Playbook(links=2)
     play.f(parse(b"", b"SELECT 1") + frontend.FLUSH)
-    rest = parse(b"", b"DELETE FROM t") + bind(b"") + execute() + frontend.SYNC
-    assert play.f(rest) == rest
+    execution = parse(b"", b"DELETE FROM t") + bind(b"") + execute()
+    assert play.f(execution + frontend.FLUSH + execution + frontend.SYNC) == b""
+    assert play.broker.routes == [READ]
+    assert play.b(backend.PARSE_COMPLETE) == backend.PARSE_COMPLETE
+    assert play.server.take() == frontend.SYNC
+    # From here on the group is where it stays: a Sync of the proxy's would commit the first half.
+    sent = execution + frontend.FLUSH + execution + frontend.SYNC
+    assert play.wire_of(1).take() == sent
+    assert play.broker.routes == [READ, WRITE]
+
+
+def test_what_only_reads_stays_on_the_standby() -> None:
+    play = Playbook(links=2)
+    play.f(parse(b"", b"SELECT 1") + frontend.FLUSH)
+    rest = parse(b"", b"SELECT 2") + bind(b"") + execute() + frontend.SYNC
+    assert play.f(rest) == b""
+    play.b(backend.PARSE_COMPLETE)
+    assert play.server.take() == rest
     assert play.broker.routes == [READ]
 
 
