@@ -83,6 +83,9 @@ class Server:
             self.is_extended = False
             said = self.run(body[:-1])
             return said if self.copies else said + backend.ready_for_query(self.status)
+        if tag == tags.FUNCTION_CALL:
+            self.is_extended = False
+            return self.fail() + backend.ready_for_query(self.status)
         self.is_extended = True
         if tag == tags.PARSE:
             name, text = body.split(b"\x00")[:2]
