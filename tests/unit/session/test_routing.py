@@ -154,6 +154,14 @@ def test_what_follows_on_a_standby_waits_for_the_replies_under_way() -> None:
     assert play.broker.routes == [READ, WRITE]
 
 
+def test_what_is_executed_waits_for_a_connection() -> None:
+    play = Playbook(links=0)
+    twice = 2 * (parse(b"", b"SELECT 1") + bind(b"") + execute())
+    play.session.receive_from_frontend(twice + frontend.SYNC)
+    assert play.session.phase == WAITING
+    assert play.client.take() == b""
+
+
 def test_what_only_reads_stays_on_the_standby() -> None:
     play = Playbook(links=2)
     play.f(parse(b"", b"SELECT 1") + frontend.FLUSH)
