@@ -52,6 +52,8 @@ def main(
         scratch.mkdir()
         runs: dict[Cell, list[Run]] = {}
         client_counts = [int(count) for count in clients.split(",")]
+        for target in main_targets + variants:
+            target.stand_still()
         for round_number in range(rounds):
             for mode in modes.split(","):
                 for count in client_counts:
@@ -59,6 +61,7 @@ def main(
                     for target in measured:
                         if _cannot(target, mode, facts):
                             continue
+                        target.go_on()
                         run = measure.run_pgbench(
                             server.bin_dir,
                             target.port,
@@ -68,6 +71,7 @@ def main(
                             seconds,
                             scratch,
                         )
+                        target.stand_still()
                         runs.setdefault((mode, count, target.name), []).append(run)
                         sys.stderr.write(
                             f"{round_number + 1}/{rounds} {mode:9} {count:3} {target.name:24}"
@@ -75,6 +79,8 @@ def main(
                         )
         memory: dict[str, float] = {}
         bulk: dict[str, list[float]] = {}
+        for target in main_targets + variants:
+            target.go_on()
         for target in main_targets:
             if target.process is not None and idle:
                 memory[target.name] = measure.idle_client_bytes(target.port, target.pids(), idle)[1]

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -76,6 +77,16 @@ class Target:
         self.name = name
         self.port = port
         self.process = process
+
+    def stand_still(self) -> None:
+        """Stop all of its processes: while others are measured, its clocks shall not disturb them."""
+        for pid in self.pids():
+            os.kill(pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        for pid in self.pids():
+            os.kill(pid, signal.SIGCONT)
 
     def pids(self) -> list[int]:
         """List the processes whose processor time counts; none for the server itself."""

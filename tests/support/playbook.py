@@ -245,7 +245,12 @@ REPORTED = {
 
 
 class Playbook:
-    """A session that has been greeted (or shall be by the test), with idle server connections."""
+    """
+    A session that has been greeted (or shall be by the test), with idle server connections.
+
+    What was seen before would depend on the order of tests: so nothing goes the express way, but with
+    the `CLASSIFIER` itself.
+    """
 
     def __init__(
         self,
@@ -254,7 +259,7 @@ class Playbook:
         max_prepared: int = 100,
         links: int = 1,
         is_greeted: bool = True,
-        classifier: Classifier = CLASSIFIER,
+        classifier: Classifier | None = None,
         max_message_bytes: int = 1 << 24,
         gate: "ScriptedGate | None" = None,
     ) -> None:
@@ -274,7 +279,7 @@ class Playbook:
             self.client,
             self.gate,
             self.broker,
-            classifier,
+            classifier if classifier is not None else Slow(),
             self.clock,
             self.counters,
             SessionTuning(mode, max_message_bytes, max_prepared, 1 << 20),

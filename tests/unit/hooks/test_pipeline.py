@@ -169,6 +169,29 @@ def test_who_judges_is_asked_about_the_very_text() -> None:
     assert json.loads(guard.payloads[0])["query"] == "SELECT 2"
 
 
+@pytest.mark.parametrize(
+    ("guard", "is_exact"),
+    [
+        pytest.param(FakeSubscriber(PRE_QUERY), False, id="nobody decides"),
+        pytest.param(FakeSubscriber(PRE_QUERY, pure=True), True, id="remembered"),
+        pytest.param(FakeSubscriber(PRE_QUERY, block()), True, id="blocked"),
+        pytest.param(FakeSubscriber(PRE_QUERY, TRAP, closed=True), True, id="failed"),
+        pytest.param(FakeSubscriber(PRE_QUERY, limit=10), True, id="too long"),
+    ],
+)
+def test_facts_are_of_the_very_text_as_soon_as_somebody_decides(
+    guard: FakeSubscriber, is_exact: bool
+) -> None:
+    setup = Setup(guard)
+    inspection = setup.inspection(b"SELECT 1")
+    inspection.raw_text = b"SELECT 2"
+    assert setup.pipeline.judge(inspection)
+    assert inspection.facts.text == (b"SELECT 2" if is_exact else b"SELECT 1")
+    assert inspection.raw_text == (b"" if is_exact else b"SELECT 2")
+    for payload in guard.payloads:
+        assert json.loads(payload)["query"] == "SELECT 2"
+
+
 def test_who_observes_is_told_of_the_very_text() -> None:
     """Facts of another text that differs in constants only are made exact before anyone looks."""
     setup = Setup(FakeSubscriber(POST_QUERY))

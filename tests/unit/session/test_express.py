@@ -45,7 +45,7 @@ for text in (TEXT, OTHER, WRITE):
 
 def started(**options: object) -> Playbook:
     """A session whose first statement, which is never express, is over."""
-    play = Playbook(**options)  # type: ignore[arg-type]
+    play = Playbook(classifier=CLASSIFIER, **options)  # type: ignore[arg-type]
     assert play.f(query(OTHER)) == query(OTHER)
     assert play.b(REPLY) == REPLY
     return play
@@ -456,6 +456,13 @@ def test_a_plugin_that_takes_its_time(data: bytes, reply: bytes) -> None:
     play.gate.decide()
     assert b"C42000" in play.client.take()
     assert play.gate.done == play.gate.seen
+
+
+def test_the_very_text_is_judged() -> None:
+    play = judged()
+    CLASSIFIER.facts(TEXT + b" WHERE b = 1")
+    sent(play, query(TEXT + b" WHERE b = 7"))
+    assert [one.facts.text for one in play.gate.seen] == [TEXT + b" WHERE b = 7"]
 
 
 def test_a_rewritten_text_goes_out() -> None:

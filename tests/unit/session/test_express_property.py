@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.protocol import frontend
+from proxy.session.ports import Classifier
 from tests.support.playbook import (
     CLASSIFIER,
     Playbook,
@@ -49,10 +50,8 @@ scripts = st.lists(
 class Served:
     """A session with a small server behind each of two links, which take turns."""
 
-    def __init__(self, classifier: Slow | None) -> None:
-        self.play = (
-            Playbook(links=2) if classifier is None else Playbook(links=2, classifier=classifier)
-        )
+    def __init__(self, classifier: Classifier) -> None:
+        self.play = Playbook(links=2, classifier=classifier)
         self.servers = [SmallPostgres(), SmallPostgres()]
         self.replies: list[bytes] = []
         self.was_express = False
@@ -79,7 +78,7 @@ class Served:
 def both(script: Sequence[tuple[list[bytes], int]]) -> Served:
     for text in TEXTS:
         CLASSIFIER.facts(text)
-    fast = Served(None)
+    fast = Served(CLASSIFIER)
     slow = Served(Slow())
     for data, cut in script:
         for served in (fast, slow):

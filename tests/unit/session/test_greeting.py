@@ -175,7 +175,7 @@ def named_notice(text: str, kept: str) -> bytes:
     ("startup", "told"),
     [
         ({"application_name": CUT}, b""),
-        ({"application_name": LONG}, named_notice(LONG, CUT)),
+        ({"user": "alice", "application_name": LONG}, named_notice(LONG, CUT)),
         ({"Application_Name": "é" * 40}, named_notice("é" * 40, "é" * 31)),
         ({"application_name": "\\xe9" * 40}, b""),
         ({"client_min_messages": "Warning", "application_name": LONG}, b""),

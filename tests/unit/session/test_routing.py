@@ -381,3 +381,11 @@ def test_broker_may_refuse_at_once(is_known: bool) -> None:
     assert play.f(query(b"SELECT 1")) == b""
     assert play.client.take() == error("3D000", "no such database") + READY
     assert play.session.phase == IDLE
+
+
+def test_what_a_statement_needs_for_itself_is_noted() -> None:
+    play = Playbook()
+    play.f(query(b"DROP DATABASE one; DROP DATABASE two"))
+    exchange = play.session.exchange
+    assert exchange is not None
+    assert exchange.databases == ("one", "two")
