@@ -465,6 +465,9 @@ class BackendLink:
                 user.on_reply(data[run:pos])
                 run = pos
             self.advance(exchange)
+            if exchange.at >= len(steps):
+                self._hostile("a reply that nobody asked for")
+                return True
         step = steps[exchange.at]
         message = step.message
         if message is not None and message.tag == tags.QUERY:

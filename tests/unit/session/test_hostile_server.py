@@ -242,3 +242,12 @@ def test_open_pipeline_that_the_server_ends_by_itself() -> None:
     assert play.broker.free == [play.link]
     play.f(execute() + frontend.SYNC)
     assert play.session.link is play.link
+
+
+def test_a_reply_to_what_was_answered_by_the_proxy_ends_the_connection() -> None:
+    play = Playbook()
+    play.f(parse(b"a", b"SELECT a FROM t") + frontend.SYNC)
+    play.b(backend.PARSE_COMPLETE + READY)
+    assert play.f(parse(b"b", b"SELECT a FROM t") + frontend.SYNC) == frontend.SYNC
+    play.from_server(0, backend.PARSE_COMPLETE + READY)
+    told(play, "a reply that nobody asked for")
