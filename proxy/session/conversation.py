@@ -591,5 +591,7 @@ class Conversation(Relay):
                 self._route = WRITE
             self._acquire(exchange, exchange.batches[-1])
             return
+        if link.held:
+            self.on_reply(link.held)
         # Also while probing: what the client has set on that connection is not known elsewhere.
         self.fatal(refusal)

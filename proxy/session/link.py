@@ -58,6 +58,8 @@ class BackendLink:
     is_express      it owes the whole reply to one plain statement; see `session.express`
     speaker         whose notifications come from it; see `session.speakers`
     watches         completions are reported
+    held            of the reply, what came before the server's farewell: for the client if it is not
+                    served elsewhere
     """
 
     __slots__ = (
@@ -74,6 +76,7 @@ class BackendLink:
         "database",
         "exchange",
         "garbage",
+        "held",
         "idle_since_s",
         "is_closed",
         "is_express",
@@ -143,6 +146,7 @@ class BackendLink:
         self.bytes_received = 0
         self.last_fatal: Refusal | None = None
         self._internal: list[InternalQuery] = []
+        self.held = b""  # what came before the farewell that is in `_tail`
         self._tail: list[bytes] = []  # of an incomplete message, its header first
         self._tail_bytes = 0
         self._needed = 0
@@ -210,6 +214,10 @@ class BackendLink:
                 user.on_plain_reply(self, data)
                 return
             user.unfold()
+        if self.held:
+            held = self.held
+            self.held = b""
+            self._forward(held)
         if self._tail:
             # A long message is joined once, when all of it is there: no quadratic copying.
             self._tail.append(data)
@@ -378,9 +386,9 @@ class BackendLink:
             if self._internal:
                 return True
             if end == len(data) and is_farewell(data[pos + 5 : end]):
-                # Kept as if it were not whole yet: handed on with what follows, if anything does.
-                if run < pos:
-                    self._forward(data[run:pos])
+                # Kept as if it were not whole yet: handed on with what follows, if anything does. So is
+                # what stands before it: a client that has seen nothing can be served elsewhere.
+                self.held = data[run:pos]
                 self._tail = [data[pos:end]]
                 self._tail_bytes = self._needed = end - pos
                 return True

@@ -135,3 +135,31 @@ def test_read_that_is_half_answered_stays() -> None:
     play.b(ROWS)
     play.session.leave_node()
     assert not play.server.is_closed
+
+
+def test_read_is_run_again_although_part_of_its_reply_had_come() -> None:
+    play = Playbook(links=2)
+    play.f(READ)
+    assert play.b(ROWS + farewell()) == b""
+    assert lose(play, 0) == b""
+    assert play.links[1].wire.take() == READ  # type: ignore[attr-defined]
+    play.from_server(1, ROWS + READY)
+    assert play.client.take() == ROWS + READY
+
+
+def test_what_came_before_a_farewell_is_told_where_it_cannot_be_tried_again() -> None:
+    play = Playbook(links=2)
+    play.f(query(b"INSERT INTO t VALUES (1)"))
+    done = complete(b"INSERT 0 1")
+    assert play.b(done + farewell()) == b""
+    said = lose(play, 0)
+    assert said.startswith(done)
+    assert b"C57P02\x00" in said
+    assert play.client.is_closed
+
+
+def test_what_came_before_a_farewell_that_was_none_is_told_in_its_turn() -> None:
+    play = Playbook()
+    play.f(READ)
+    assert play.b(ROWS + farewell()) == b""
+    assert play.b(READY) == ROWS + farewell() + READY
