@@ -108,6 +108,8 @@ class DemoStack:
         self.port = port
         self.admin_port = admin_port
         self._say = say
+        # Asked at the start: it may be closed at any moment from now on.
+        self._on_terminal = sys.stdout.isatty()
         self._check_ports()
         self._examples = _find_examples()
         self.workspace = Workspace("headgate-demo-")
@@ -149,9 +151,8 @@ class DemoStack:
         which waits for this one and says nothing.
         """
         assert self._proxy is not None
-        on_terminal = sys.stdout.isatty()
         while (code := self._proxy.poll()) is None:
-            if on_terminal and not sys.stdout.isatty():
+            if self._on_terminal and not sys.stdout.isatty():
                 return
             time.sleep(LOOK_AROUND_S)
         raise DemoFailed(f"the proxy ended with exit code {code}:\n{self.log_tail()}")
