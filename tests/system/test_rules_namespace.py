@@ -41,6 +41,14 @@ def both(
         yield differential
 
 
+@pytest.fixture
+def apart(
+    both: Differential, workspace: Workspace, primary: EmbeddedPostgres, standby: EmbeddedStandby
+) -> Iterator[Differential]:
+    """With connections of its own: what is done to them no other test shall meet."""
+    yield from make_differential(workspace, primary, standby, "rules-vanished")
+
+
 def each(*texts: str) -> list[bytes | Until]:
     steps: list[bytes | Until] = []
     for text in texts:
@@ -206,8 +214,8 @@ def test_rule_11_deallocate_all_of_one_client_takes_nothing_from_another(both):
             first.ask(parse("same", "SELECT 'kept'") + SYNC)
 
 
-def test_rule_11_a_statement_that_vanished_on_a_connection_is_prepared_again(both):
-    with both.through() as first, both.through() as second:
+def test_rule_11_a_statement_that_vanished_on_a_connection_is_prepared_again(apart):
+    with apart.through() as first, apart.through() as second:
         second.ask(parse("same", "SELECT 'again'") + SYNC)
         for _ in range(4):
             first.ask(query("SELECT run_it('DEALLOCATE ALL')"))
