@@ -72,7 +72,7 @@ def encode_copy_fail(reason: bytes) -> bytes:
 
 
 def rename_bind(bind: bytes, new_statement: bytes) -> bytes:
-    """The same Bind (a whole frame) of another prepared statement."""
+    """The same Bind of another prepared statement; what stands behind the frame stays."""
     end = len(bind)
     portal_end = cstring_end(bind, _HEADER_BYTES, end)
     if portal_end < 0:
@@ -80,11 +80,11 @@ def rename_bind(bind: bytes, new_statement: bytes) -> bytes:
     statement_end = cstring_end(bind, portal_end + 1, end)
     if statement_end < 0:
         raise ProtocolViolation("invalid string in message")
-    length = end - 1 - (statement_end - portal_end - 1) + len(new_statement)
+    length = int.from_bytes(bind[1:5], "big") - (statement_end - portal_end - 1)
     return b"".join(
         (
             b"B",
-            int32(length),
+            int32(length + len(new_statement)),
             bind[_HEADER_BYTES : portal_end + 1],
             new_statement,
             bind[statement_end:],

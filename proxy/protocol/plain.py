@@ -10,7 +10,6 @@ from typing import Final
 from mypy_extensions import i64
 
 from proxy.protocol import tags
-from proxy.protocol.body import int32
 
 DESCRIBE_EXECUTE_SYNC: Final = (
     b"D\x00\x00\x00\x06P\x00E\x00\x00\x00\x09\x00\x00\x00\x00\x00S\x00\x00\x00\x04"
@@ -85,15 +84,6 @@ def bind_name(data: bytes, start: int, end: int) -> bytes | None:
             return data[first:pos]
         pos += 1
     return None
-
-
-def with_name(data: bytes, name: bytes) -> bytes:
-    """Bytes that begin with such a Bind, which is then of another statement."""
-    pos: i64 = _HEADER + 1
-    while data[pos] != 0:
-        pos += 1
-    length: i64 = _int32(data, 1) - (pos - _HEADER - 1) + len(name)
-    return b"".join((b"B", int32(length), b"\x00", name, data[pos:]))
 
 
 def is_plain_reply(data: bytes) -> bool:

@@ -159,18 +159,18 @@ def first_length(buffer: bytes) -> int:
     if len(buffer) < 4:
         return -1
     length = (buffer[0] << 24) | (buffer[1] << 16) | (buffer[2] << 8) | buffer[3]
-    if length < _MIN_PACKET_BYTES or length > tags.MAX_STARTUP_BYTES:
-        raise invalid_length(length)
+    check_length(length)
     return length
 
 
-def invalid_length(length: int) -> ProtocolViolation:
+def check_length(length: int) -> None:
     """
-    What to raise for a first packet of this length. Rule 6: 08P01, but for a client that left while
-    it was connecting, and has said goodbye only.
+    Raise ProtocolViolation for what no first packet is long. Rule 6: 08P01, but for a client that left
+    while it was connecting, and has said goodbye only.
     """
-    error = "invalid length of startup packet"
-    return NotThisProtocol(error) if length == _GOODBYE else ProtocolViolation(error)
+    if length < _MIN_PACKET_BYTES or length > tags.MAX_STARTUP_BYTES:
+        error = "invalid length of startup packet"
+        raise NotThisProtocol(error) if length == _GOODBYE else ProtocolViolation(error)
 
 
 def decode_first(packet: bytes) -> StartupMessage | SSLRequest | GSSENCRequest | CancelRequest:

@@ -12,7 +12,7 @@ import asyncio
 from typing import Final, Protocol, final
 
 from proxy.errors import ProtocolViolation
-from proxy.protocol import startup, tags
+from proxy.protocol import startup
 from proxy.session.link import BackendLink
 from proxy.session.ports import Wire
 
@@ -82,8 +82,7 @@ class Inbox:
         """
         await self._fill(4)
         length = int.from_bytes(self._buffer[:4], "big")
-        if length < 8 or length > tags.MAX_STARTUP_BYTES:
-            raise startup.invalid_length(length)
+        startup.check_length(length)
         await self._fill(length)
         return self._take(length)
 

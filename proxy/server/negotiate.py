@@ -152,8 +152,7 @@ async def _exchange(
 async def _read_packet(raw: RawSocket) -> bytes:
     head = await raw.read_exactly(4)
     length = int.from_bytes(head, "big")
-    if length < 8 or length > tags.MAX_STARTUP_BYTES:
-        raise startup.invalid_length(length)
+    startup.check_length(length)
     return head + await raw.read_exactly(length - 4)
 
 

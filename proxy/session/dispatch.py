@@ -278,10 +278,8 @@ def render(
                         steps = _steps_before(batch, index)
                     pieces.append(_prepare(link, prepared, steps, None, used, max_prepared))
                     name = link.prepared[prepared.key]
-                elif len(link.prepared) * 4 > max_prepared * 3:
-                    # Recently used goes last; only worth it when something may be evicted soon.
-                    del link.prepared[prepared.key]
-                    link.prepared[prepared.key] = name
+                else:
+                    link.keep_name(prepared.key, name, max_prepared)
                 frame = data[message.start : message.end]
                 if tag == tags.BIND:
                     pieces.append(frontend.rename_bind(frame, name))

@@ -18,7 +18,7 @@ server goes, or a time limit passes.
 from typing import Final
 
 from proxy.errors import Refusal
-from proxy.protocol import plain, tags
+from proxy.protocol import frontend, plain, tags
 from proxy.routing.route import READ, WRITE, Route
 from proxy.session import admission
 from proxy.session.conversation import Conversation
@@ -171,7 +171,7 @@ class Express(Conversation):
         link = self._broker.acquire(self, self.client.database, self.client.user, route)
         if link is None:
             if self._sent:
-                self._weigh_again(self._unfold())
+                self._unfold_weighed()
                 self.waiting_since_us = self._clock.now_us()
             return
         state = self.state
@@ -184,9 +184,7 @@ class Express(Conversation):
             or link.reported_id != state.known_id
             or (prepared is not None and name is None)
         ):
-            exchange = self._unfold()
-            self._weigh_again(exchange)
-            self._take(exchange, link)
+            self._take(self._unfold_weighed(), link)
             return
         self.link = link
         link.user_session = self
@@ -196,11 +194,8 @@ class Express(Conversation):
         if prepared is None or name is None:
             link.unnamed = None
         else:
-            if len(link.prepared) * 4 > self._tuning.max_prepared_statements * 3:
-                # Recently used goes last, as in `dispatch.render`.
-                del link.prepared[prepared.key]
-                link.prepared[prepared.key] = name
-            data = plain.with_name(data, name)
+            link.keep_name(prepared.key, name, self._tuning.max_prepared_statements)
+            data = frontend.rename_bind(data, name)
         link.send(data)
 
     # -- from the server
@@ -232,7 +227,7 @@ class Express(Conversation):
     def on_no_backend(self, refusal: Refusal) -> None:
         """The broker gives up, perhaps at once."""
         if self._sent:
-            self._weigh_again(self._unfold())
+            self._unfold_weighed()
         super().on_no_backend(refusal)
 
     # -- to the long way
@@ -245,8 +240,7 @@ class Express(Conversation):
         link = self.link
         if not self._sent or link is None:
             return
-        exchange = self._unfold()
-        self._weigh_again(exchange)
+        exchange = self._unfold_weighed()
         exchange.sent = True
         exchange.node = link.node
         first = exchange.batches[-1].messages[0]
@@ -276,10 +270,12 @@ class Express(Conversation):
         self._is_ordinary = False
         return exchange
 
-    def _weigh_again(self, exchange: Exchange) -> None:
-        """Note what the text says of it; where it goes is settled already."""
+    def _unfold_weighed(self) -> Exchange:
+        """The same with what the text says of it noted; where it goes is settled already."""
+        exchange = self._unfold()
         self._weigh(exchange, exchange.batches[-1])
         exchange.is_read = self._route is READ
+        return exchange
 
 
 def _text_of_group(data: bytes) -> bytes | None:

@@ -170,6 +170,13 @@ class BackendLink:
         """A ReadyForQuery is owed to the proxy itself."""
         self._internal.append(query)
 
+    def keep_name(self, key: bytes, name: bytes, max_prepared: int) -> None:
+        """A statement on it is used again: of those that may have to make room it is the last."""
+        if len(self.prepared) * 4 > max_prepared * 3:
+            # Only worth it when something may be evicted soon.
+            del self.prepared[key]
+            self.prepared[key] = name
+
     def new_server_name(self) -> bytes:
         """A statement name that is not in use on this connection."""
         self._name_counter += 1

@@ -156,4 +156,4 @@ def test_a_bind_of_another_name(name: bytes, other: bytes, value: bytes) -> None
     data, wanted = (
         frontend.Bind(b"", one, [], [value], []).encode() + SYNC for one in (name, other)
     )
-    assert plain.with_name(data, other) == wanted
+    assert frontend.rename_bind(data, other) == wanted
