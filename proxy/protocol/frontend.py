@@ -72,7 +72,9 @@ def encode_copy_fail(reason: bytes) -> bytes:
 
 
 def rename_bind(bind: bytes, new_statement: bytes) -> bytes:
-    """The same Bind of another prepared statement; what stands behind the frame stays."""
+    """
+    The same Bind, a whole frame, of another prepared statement; what stands behind the frame stays.
+    """
     end = len(bind)
     portal_end = cstring_end(bind, _HEADER_BYTES, end)
     if portal_end < 0:

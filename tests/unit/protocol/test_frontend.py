@@ -211,13 +211,21 @@ def test_describe_and_close_renamed(
 
 @given(strategies.garbage, strategies.names)
 def test_renaming_garbage_raises_only_protocol_violation(data: bytes, name: bytes) -> None:
-    for whole in (data, frame(tags.BIND, data), frame(tags.DESCRIBE, data)):
+    for whole in (frame(tags.BIND, data), frame(tags.DESCRIBE, data)):
         for rename in (frontend.rename_bind, frontend.rename_described):
             try:
                 renamed = rename(whole, name)
             except ProtocolViolation:
                 continue
             assert int.from_bytes(renamed[1:5], "big") == len(renamed) - 1
+
+
+@given(strategies.binds(), strategies.names, strategies.garbage)
+def test_what_stands_behind_a_renamed_bind_stays(
+    message: frontend.Bind, name: bytes, behind: bytes
+) -> None:
+    renamed = frontend.rename_bind(message.encode(), name)
+    assert frontend.rename_bind(message.encode() + behind, name) == renamed + behind
 
 
 @pytest.mark.parametrize("body", [b"", b"portal", b"portal\0statement"])
