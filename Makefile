@@ -25,7 +25,7 @@ COVERAGE_TESTS = $(addprefix tests/unit/,protocol auth session routing) \
 # and the report above it stays; what fails again has failed.
 AGAIN := --last-failed --last-failed-no-failures none -p no:randomly
 HAS_COMPILER = $(BIN)/python -c 'import sys, hatch_build as h; sys.exit(not h.has_compiler())'
-SOURCES = $(shell find proxy hatch_build.py -name '*.py' 2>/dev/null)
+SOURCES = $(shell find proxy hatch_build.py -name '*.py' -o -name '*.c' 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

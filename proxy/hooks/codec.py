@@ -12,7 +12,8 @@ import msgspec
 
 from proxy.session.context import ClientContext
 from proxy.session.inspection import PHASE_EXECUTE, Inspection, Outcome
-from proxy.sql.analyse import head_with_text
+from proxy.sql.analyse import rest_of_head
+from proxy.sql.json_text import json_of_text
 
 _encode = msgspec.json.encode
 
@@ -102,12 +103,24 @@ def statement_envelope(
     """
     facts = inspection.facts
     client = inspection.client
-    head = head_with_text(facts, inspection.raw_text) if inspection.raw_text else facts.head
     extras = b""
     if with_roles or with_parameters:
         extras = _extras(inspection, with_parameters, with_roles)
+    if inspection.raw_text:
+        # PERF: every statement of the simple protocol with other constants comes through here when
+        # a plugin is loaded, and no object is made in between.
+        return b'{"query":%b%b,"hook_context":{"request_id":"%b%d",%b,%b%b%b}' % (
+            json_of_text(inspection.raw_text.decode()),
+            rest_of_head(facts),
+            prefix,
+            inspection.request_id,
+            client.fragment or fragment_of(client),
+            facts.tail,
+            _tail_of(inspection),
+            extras,
+        )
     return b'{%b,"hook_context":{"request_id":"%b%d",%b,%b%b%b}' % (
-        head,
+        facts.head,
         prefix,
         inspection.request_id,
         client.fragment or fragment_of(client),

@@ -396,7 +396,8 @@ class HookPipeline(Gate):
         answer: Answer | None = seat.default
         if given is not None:
             answer = answers.decode(seat.hook, given)
-            if inspection.raw_text:
+            # PERF: one who says the default in many words has not looked at facts either.
+            if inspection.raw_text and answer is not seat.default:
                 self._make_exact(inspection)
         if answer is None:
             seat.subscriber.answer_failed("bad_answer")

@@ -225,7 +225,7 @@ class ComponentInstance:
             read_init_answer(answer)
 
     def _refuel(self, fuel: int, ticks: int) -> None:
-        self.linked.deadline.begin()
+        self.linked.deadline.allowance.begin()
         PULSE.need(ticks)
         ffi.FAST.set_fuel(self._context, c_uint64(fuel))
         ffi.FAST.set_deadline(self._context, c_uint64(ticks))
@@ -279,7 +279,7 @@ class ComponentInstance:
             _value_delete(byref(self._result))
 
     def _stopped(self, message: str) -> GuestStopped:
-        if self.linked.deadline.take():
+        if self.linked.deadline.allowance.take():
             return GuestStopped(CAUSE_TIMEOUT, "time limit exceeded")
         for text, cause in _MESSAGES:
             if text in message:

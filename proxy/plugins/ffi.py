@@ -15,7 +15,7 @@ Knows nothing of plugins, hooks and envelopes.
 
 import ctypes
 from collections.abc import Callable
-from ctypes import byref, c_int64, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
+from ctypes import byref, c_int64, c_size_t, c_uint8, c_uint64, c_void_p
 from functools import partial
 from time import thread_time_ns
 from typing import Any, Final, final
@@ -23,14 +23,11 @@ from typing import Any, Final, final
 import wasmtime
 from wasmtime import _ffi as capi
 
+from proxy.plugins.allowance import Allowance
+from proxy.plugins.guestcall import GuestCall, HotCall, view_of
 from proxy.plugins.pulse import PULSE
 
 U32: Final = 0xFFFFFFFF
-TICK_MS: Final = 10
-"""Resolution of time limits; see `plugins.pulse`."""
-GRACE_NS: Final = TICK_MS * 1_000_000
-"""With it a call has at least its time limit, wherever between two ticks it began."""
-_PYBUF_WRITE: Final = 0x200
 
 # wasmtime_trap_code_t
 _STACK_OVERFLOW: Final = 0
@@ -143,9 +140,8 @@ _bytes_delete.restype = None
 _bytes_delete.argtypes = [c_void_p]
 _linker_define: Final = _lib.wasmtime_linker_define_func_unchecked
 _linker_define.restype = c_void_p
-_make_view: Final = ctypes.pythonapi.PyMemoryView_FromMemory
-_make_view.restype = ctypes.py_object
-_make_view.argtypes = [c_void_p, ctypes.c_ssize_t, ctypes.c_int]
+_call_address: Final = ctypes.cast(FAST.call, c_void_p).value or 0
+_set_fuel_address: Final = ctypes.cast(FAST.set_fuel, c_void_p).value or 0
 
 
 def epoch_incrementer() -> int:
@@ -200,50 +196,20 @@ def first_line(message: str) -> str:
 
 @final
 class Deadline:
-    """
-    What happens when a guest's time is up.
+    """What the library calls at a tick while a guest runs; `allowance` decides."""
 
-    `begin` goes before each call whose deadline is set in the store: without it, two innocent calls
-    that each met a tick look like one call that ran from the first to the second. Where setting a
-    deadline is too slow, `left = ticks` goes before each call instead, and the ticks that the call
-    meets are counted here; the store's deadline is then never more than one tick ahead.
-
-    On a busy machine the whole process may have been off the processor, and ticks that were held
-    up then come all at once, to an innocent call. So what counts from the deadline on is the time
-    of the processor: a guest that takes a tick of it more is stopped. Fuel bounds all of that.
-    """
-
-    __slots__ = ("callback", "expired_ns", "is_passed", "left")
+    __slots__ = ("allowance", "callback")
 
     def __init__(self) -> None:
-        self.is_passed = False
-        self.left = 0
+        self.allowance = Allowance()
         self.callback = _ON_DEADLINE(self._on_deadline)
-        self.expired_ns = 0  # of the thread's processor time; 0: the time is not up
-
-    def begin(self) -> None:
-        """A call starts, or gets its whole time again."""
-        self.expired_ns = 0
-        self.left = 0
 
     def _on_deadline(self, _context: Any, _data: Any, delta: Any, kind: Any) -> int:
-        now = thread_time_ns()
-        if self.left > 0:
-            self.left -= 1
-            self.expired_ns = now
-        elif self.expired_ns == 0:
-            self.expired_ns = now
-        elif now - self.expired_ns >= GRACE_NS:
-            self.is_passed = True
+        if self.allowance.is_used_up(thread_time_ns()):
             return int(_error_new(b"time limit exceeded"))
         delta[0] = 1
         kind[0] = _UPDATE_CONTINUE
         return 0
-
-    def take(self) -> bool:
-        """Whether the last call was stopped by it; asked once."""
-        was_passed, self.is_passed = self.is_passed, False
-        return was_passed
 
 
 @final
@@ -331,8 +297,8 @@ class Sandbox:
     """
 
     __slots__ = (
-        "_binding", "_context", "_engine", "_fuel", "_imports", "_instance", "_memory", "_store",
-        "deadline", "memory", "memory_bytes", "memory_limit_bytes", "trap",
+        "_base", "_binding", "_context", "_engine", "_fuel", "_hot_calls", "_imports", "_instance",
+        "_memory", "_store", "deadline", "memory", "memory_bytes", "memory_limit_bytes", "trap",
     )  # fmt: skip
 
     def __init__(
@@ -348,10 +314,12 @@ class Sandbox:
         self._binding = binding
         self._engine = imports.engine  # kept alive as long as the store
         self._imports = imports
-        self.deadline = imports.deadline
+        self.deadline = imports.deadline.allowance
         self._fuel = c_uint64()
         self.trap = c_void_p()
         self.memory = memoryview(b"")
+        self._base = 0
+        self._hot_calls: list[HotCall] = []
         self.memory_bytes = 0
         self.memory_limit_bytes = memory_limit_bytes
         self._memory: Any = None
@@ -444,9 +412,9 @@ class Sandbox:
         size = self._binding.memory_size(self._context, byref(self._memory))
         if size == self.memory_bytes:
             return False
-        base = self._binding.memory_data(self._context, byref(self._memory))
         # SAFETY: the base never changes (memory_may_move is off) and the view dies in `close`.
-        self.memory = _make_view(base, size, _PYBUF_WRITE)
+        self._base = int(self._binding.memory_data(self._context, byref(self._memory)) or 0)
+        self.memory = view_of(self._base, size)
         self.memory_bytes = size
         return True
 
@@ -458,6 +426,32 @@ class Sandbox:
         function = capi.wasmtime_func_t()
         ctypes.pointer(function)[0] = item.of.func
         return GuestFunction(self, self._binding, self._context, function, slot_count)
+
+    def hot_call(
+        self, function: "GuestFunction", fuel: int, address: int, capacity: int
+    ) -> HotCall:
+        """
+        A function of two arguments for the hot path, under the interpreter's lock. `give` writes into
+        the guest's buffer of `capacity` bytes at `address`. RuntimeError from it after `close`.
+        """
+        if self._store is None:
+            raise GuestStopped(CAUSE_HOST, "the instance is closed")
+        if capacity and not self.holds(address, capacity):
+            raise ValueError(f"no buffer of {capacity} bytes at {address}")
+        made = GuestCall(
+            _set_fuel_address,
+            _call_address,
+            self._context.value or 0,
+            ctypes.addressof(function.function),
+            ctypes.addressof(self.trap),
+            fuel,
+            self._base + address if capacity else 0,
+            capacity,
+            address,
+            (function.function, self.trap),
+        )
+        self._hot_calls.append(made)
+        return made
 
     def holds(self, address: int, length: int) -> bool:
         """Whether the bytes from `address` on are inside the memory, looking again if need be."""
@@ -478,7 +472,7 @@ class Sandbox:
             code, message = take_trap(pointer)
         message = first_line(message)
         imports = self._imports
-        if imports.deadline.take():
+        if imports.deadline.allowance.take():
             return GuestStopped(CAUSE_TIMEOUT, message)
         if imports.host_trap:
             reason, imports.host_trap = imports.host_trap, ""
@@ -505,6 +499,9 @@ class Sandbox:
         """Free the store with all in it (idempotent). Views and functions of it are dead after."""
         if self._store is None:
             return
+        for call in self._hot_calls:
+            call.close()
+        self._hot_calls.clear()
         self.memory.release()
         self.memory = memoryview(b"")
         self.memory_bytes = 0
@@ -518,26 +515,22 @@ class Sandbox:
 @final
 class GuestFunction:
     """
-    One exported function: put arguments into `slots[0]`, `slots[2]` ..., call `invoke`, and if
-    it answers something true or `trap.value` is set, ask `Sandbox.stopped`; else the result is in
-    `slots[0]`. `__call__` does all that, for calls that need not be fast.
+    One exported function, for calls that need not be fast; `Sandbox.hot_call` is for those that must.
     """
 
-    __slots__ = ("_function", "_sandbox", "halves", "invoke", "slots")
+    __slots__ = ("_invoke", "_sandbox", "_slots", "function")
 
     def __init__(
         self, sandbox: Sandbox, binding: Binding, context: c_void_p, function: Any, slot_count: int
     ) -> None:
         self._sandbox = sandbox
-        self._function = function
-        self.slots = (c_int64 * (2 * max(slot_count, 1)))()
-        # The result once more, low and high half: small integers, and never negative.
-        self.halves = (c_uint32 * 2).from_buffer(self.slots)
-        self.invoke = partial(
+        self.function = function
+        self._slots = (c_int64 * (2 * max(slot_count, 1)))()
+        self._invoke = partial(
             binding.call,
             context,
             byref(function),
-            self.slots,
+            self._slots,
             c_size_t(max(slot_count, 1)),
             byref(sandbox.trap),
         )
@@ -546,10 +539,10 @@ class GuestFunction:
         """Call under the fuel and deadline set before; raises GuestStopped."""
         if self._sandbox.is_closed:
             raise GuestStopped(CAUSE_HOST, "the instance is closed")
-        slots = self.slots
+        slots = self._slots
         for number, value in enumerate(arguments):
             slots[2 * number] = value
-        error = self.invoke()
+        error = self._invoke()
         if error or self._sandbox.trap.value:
             raise self._sandbox.stopped(error)
         return int(slots[0])

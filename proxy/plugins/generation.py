@@ -9,7 +9,7 @@ import asyncio
 import logging
 import threading
 from concurrent.futures import Executor
-from time import perf_counter_ns
+from time import perf_counter
 from typing import Final, final
 
 from proxy.errors import PluginFailed
@@ -253,7 +253,7 @@ class Generation:
         self._threads.submit(self._work, hook, payload, completion)
 
     def _work(self, hook: PluginHook, payload: bytes, completion: Completion) -> None:
-        started = perf_counter_ns()
+        started_s = perf_counter()
         answer: bytes | None = None
         stopped: GuestStopped | None = None
         fuel = 0
@@ -279,7 +279,7 @@ class Generation:
                 with self._lock:
                     self._idle.append(instance)
         self._loop.call_soon_threadsafe(
-            self._finished, hook, completion, answer, stopped, started, fuel
+            self._finished, hook, completion, answer, stopped, started_s, fuel
         )
 
     def _drop(self, instance: AnyInstance) -> None:
@@ -295,11 +295,11 @@ class Generation:
         completion: Completion,
         answer: bytes | None,
         stopped: GuestStopped | None,
-        started: int,
+        started_s: float,
         fuel: int,
     ) -> None:
         self.in_flight -= 1
-        hook.observe(started)
+        hook.observe(started_s)
         hook.stats.fuel += fuel
         cause = ""
         if stopped is not None:

@@ -14,7 +14,7 @@ from typing import Final
 import wasmtime
 
 from proxy.errors import PluginFailed
-from proxy.plugins.ffi import TICK_MS
+from proxy.plugins.allowance import TICK_MS
 from proxy.plugins.pulse import PULSE
 from proxy.plugins.ticker import Ticker
 

@@ -11,16 +11,15 @@ Counts what happens to calls; what answers mean is the pipeline's business.
 """
 
 from abc import abstractmethod
-from bisect import bisect_left
-from time import perf_counter_ns, thread_time_ns
+from time import perf_counter, thread_time_ns
 from typing import TYPE_CHECKING, Any, Final, final
 
 from proxy.errors import PluginFailed
 from proxy.hooks.points import Completion, Subscriber
-from proxy.observe.counters import LATENCY_BUCKETS_US, HookStats
+from proxy.observe.counters import HookStats
 from proxy.plugins.breaker import CLOSED, Breaker
 from proxy.plugins.component import ComponentInstance
-from proxy.plugins.ffi import GuestStopped
+from proxy.plugins.ffi import U32, GuestStopped
 from proxy.plugins.instance import CAUSE_BAD_ANSWER, Instance
 from proxy.plugins.match import Matcher
 from proxy.plugins.pulse import PULSE
@@ -37,7 +36,7 @@ FUEL_SAMPLE: Final = 8
 """Beyond the first calls, one in so many has its fuel read, and stands for all. PERF: 0.2 us each."""
 
 LONG_US: Final = 1_000
-LOOK_NS: Final = 5_000_000
+LOOK_S: Final = 0.005
 
 
 @final
@@ -49,19 +48,19 @@ class BusyClock:
     call of microseconds that was under way then has not used up its statement's budget.
     """
 
-    __slots__ = ("_cpu_ns", "seen_ns")
+    __slots__ = ("_cpu_ns", "seen_s")
 
     def __init__(self) -> None:
-        self.seen_ns = 0
+        self.seen_s = 0.0
         self._cpu_ns = 0
 
-    def look(self, now_ns: int) -> None:
+    def look(self, now_s: float) -> None:
         """
-        Remember this moment, and put off the next tick of the clock. PERF: 2 us, so once in LOOK_NS
-        only; who calls looks at seen_ns.
+        Remember this moment, and put off the next tick of the clock. PERF: 2 us, so once in LOOK_S
+        only; who calls looks at seen_s.
         """
-        self.seen_ns = now_ns
-        PULSE.put_off(now_ns)
+        self.seen_s = now_s
+        PULSE.put_off(int(now_s * 1e9))
         self._cpu_ns = thread_time_ns()
 
     def at_most_us(self, duration_us: int) -> int:
@@ -70,8 +69,7 @@ class BusyClock:
 
 
 # PERF: looked up once.
-_now_ns: Final = perf_counter_ns
-_bucket_of: Final = bisect_left
+_now_s: Final = perf_counter
 
 _busy: Final = BusyClock()
 """Of the event loop's thread."""
@@ -107,7 +105,6 @@ class PluginHook(Subscriber):
         self.breaker = Breaker()
         self._matcher = matcher
         self._latency = stats.latency
-        self._buckets = stats.latency.buckets
         self._fuel = generation.limits.fuel_of(hook)
         self._ticks = generation.blueprint.runtime.ticks(generation.limits.timeout_ms_of(hook))
         self._trial_call = -1
@@ -126,32 +123,29 @@ class PluginHook(Subscriber):
         self.stats.failed(cause)
         if self._trial_call == self.stats.calls:
             self.breaker.relapse()
-        self.breaker.failed(perf_counter_ns() / 1e9)
+        self.breaker.failed(perf_counter())
         if self.breaker.state != CLOSED:
             self.forget_instance()
 
     def admit(self) -> None:
         """Raise PluginFailed while the breaker is open."""
-        if not self.breaker.allows(perf_counter_ns() / 1e9):
+        if not self.breaker.allows(perf_counter()):
             self.stats.failed(CAUSE_BREAKER)
             raise PluginFailed(self.plugin, CAUSE_BREAKER, "too many failures; not called for now")
 
-    def observe(self, started_ns: int) -> None:
+    def observe(self, started_s: float) -> None:
         """Count one call and its duration."""
-        duration_us = (perf_counter_ns() - started_ns) * 0.001
+        duration_us = (perf_counter() - started_s) * 1e6
         self.last_us = int(duration_us)
         if duration_us > LONG_US:
             self.last_us = _busy.at_most_us(self.last_us)
         self.stats.calls += 1
-        latency = self._latency
-        latency.count += 1
-        latency.sum_us += duration_us
-        self._buckets[bisect_left(LATENCY_BUCKETS_US, duration_us)] += 1
+        self._latency.observe_call(duration_us)
 
     def failed(self, stopped: GuestStopped) -> PluginFailed:
         """Count a failed call, tell the log, and make the exception that says so."""
         self.stats.failed(stopped.cause)
-        self.breaker.failed(perf_counter_ns() / 1e9)
+        self.breaker.failed(perf_counter())
         if self.breaker.state != CLOSED:
             self.forget_instance()
         self.owner.report_failure(self, stopped)
@@ -173,27 +167,23 @@ class _Entry:
     """Everything a fast call touches, found once per instance."""
 
     __slots__ = (
-        "address", "buffer", "capacity", "deadline", "free", "free_slots", "fuel", "halves",
-        "instance", "invoke", "read_fuel", "sandbox", "set_fuel", "slots", "trap",
+        "allowance", "call", "capacity", "free", "fuel", "give", "instance", "read_fuel", "sandbox",
+        "set_fuel",
     )  # fmt: skip
 
     def __init__(self, instance: Instance, hook: int, fuel: int) -> None:
-        function = instance.hook(hook)
-        self.instance = instance
-        self.sandbox = instance.sandbox
-        self.invoke = function.invoke
-        self.slots = function.slots
-        self.halves = function.halves
-        self.trap = instance.sandbox.trap
+        sandbox = instance.sandbox
         dealloc = instance.dealloc
-        self.free: Any = None if dealloc is None else dealloc.invoke
-        self.free_slots: Any = None if dealloc is None else dealloc.slots
-        self.buffer = instance.buffer
+        self.instance = instance
+        self.sandbox = sandbox
         self.capacity = len(instance.buffer)
-        self.address = instance.address
-        self.deadline = instance.sandbox.deadline
-        self.set_fuel = instance.sandbox.refueller(fuel)
-        self.read_fuel, self.fuel = instance.sandbox.fuel_reader()
+        self.call = sandbox.hot_call(instance.hook(hook), fuel, instance.address, self.capacity)
+        # PERF: looked up once.
+        self.give: Any = self.call.give
+        self.free = None if dealloc is None else sandbox.hot_call(dealloc, fuel, 0, 0)
+        self.allowance = sandbox.deadline
+        self.set_fuel = sandbox.refueller(fuel)
+        self.read_fuel, self.fuel = sandbox.fuel_reader()
 
 
 @final
@@ -221,29 +211,26 @@ class ResidentHook(PluginHook):
 
     def call(self, payload: bytes) -> bytes | None:
         """See Subscriber."""
-        # PERF: 1.8 us at most beside the guest's own time (benchmarks/micro_plugin.py). The usual
-        # way is written out here; what is rare is in methods.
+        # PERF: 1 us at most beside the guest's own time (benchmarks/micro_plugin.py). The usual way
+        # is written out here; what is rare is in methods.
         entry = self._entry
         if entry is None:
             entry = self._enter()
-        started = _now_ns()
-        if started - _busy.seen_ns > LOOK_NS:
-            _busy.look(started)
-        entry.deadline.left = self._ticks
-        entry.set_fuel()
+        started_s = _now_s()
+        if started_s - _busy.seen_s > LOOK_S:
+            _busy.look(started_s)
+        entry.allowance.left = self._ticks
         length = len(payload)
+        address = 0
         if length <= entry.capacity:
-            entry.buffer[:length] = payload
-            address = entry.address
+            packed: int | None = entry.give(payload)
         else:
-            entry, address = self._place(entry, payload, started)
-        slots = entry.slots
-        slots[0] = address
-        slots[2] = length
-        error = entry.invoke()
-        if error or entry.trap.value:
-            raise self._stopped(entry, entry.instance.sandbox.stopped(error), started)
-        packed = slots[0]
+            entry.set_fuel()
+            entry, address = self._place(entry, payload, started_s)
+            packed = entry.call.run(address, length)
+        if packed is None:
+            stopped = entry.sandbox.stopped(entry.call.take_error())
+            raise self._stopped(entry, stopped, started_s)
         stats = self.stats
         calls = stats.calls
         if calls < EXACT_CALLS:
@@ -254,16 +241,13 @@ class ResidentHook(PluginHook):
             stats.fuel += (self._fuel - entry.fuel.value) * FUEL_SAMPLE
         answer: bytes | None = None
         if packed != 0 or length > entry.capacity:
-            answer = self._finish(entry, packed, address, length, started)
-        duration_us = (_now_ns() - started) * 0.001
+            answer = self._finish(entry, packed, address, length, started_s)
+        duration_us = (_now_s() - started_s) * 1e6
         self.last_us = int(duration_us)
         if duration_us > LONG_US:
             self.last_us = _busy.at_most_us(self.last_us)
         stats.calls = calls + 1
-        latency = self._latency
-        latency.count += 1
-        latency.sum_us += duration_us
-        self._buckets[_bucket_of(LATENCY_BUCKETS_US, duration_us)] += 1
+        self._latency.observe_call(duration_us)
         if self._entry is None:
             self._settle(entry)
         return answer
@@ -275,13 +259,13 @@ class ResidentHook(PluginHook):
 
     def _find(self) -> _Entry:
         """Find the instance, or have one made. Raises PluginFailed."""
-        started = perf_counter_ns()
+        started_s = perf_counter()
         try:
             instance = self.owner.resident()
             assert isinstance(instance, Instance)
             entry = _Entry(instance, self.hook, self._fuel)
         except GuestStopped as stopped:
-            self.observe(started)
+            self.observe(started_s)
             raise self.failed(stopped) from None
         if self.breaker.state == CLOSED:
             self._entry = entry
@@ -294,49 +278,44 @@ class ResidentHook(PluginHook):
         if not entry.instance.is_closed:
             self._entry = entry
 
-    def _place(self, entry: _Entry, payload: bytes, started: int) -> tuple[_Entry, int]:
+    def _place(self, entry: _Entry, payload: bytes, started_s: float) -> tuple[_Entry, int]:
         """Put an input where `alloc` says. Raises PluginFailed."""
         instance = entry.instance
         try:
             address = instance.place(payload)
         except GuestStopped as stopped:
             if instance.served == 0:
-                raise self._stopped(entry, stopped, started) from None
+                raise self._stopped(entry, stopped, started_s) from None
             # The guest's allocator may be one that never frees; a fresh instance has room again,
             # and the hook has not run yet, so nothing happens twice.
             self.owner.discard(instance)
             # Not asked again: the breaker's one trial call is this one.
             entry = self._find()
-            entry.deadline.left = self._ticks
+            entry.allowance.left = self._ticks
             entry.set_fuel()
             instance = entry.instance
             try:
                 address = instance.place(payload)
             except GuestStopped as again:
-                raise self._stopped(entry, again, started) from None
+                raise self._stopped(entry, again, started_s) from None
         instance.served += 1
         return entry, address
 
     def _finish(
-        self, entry: _Entry, packed: int, address: int, length: int, started: int
+        self, entry: _Entry, packed: int, address: int, length: int, started_s: float
     ) -> bytes | None:
         """Read the answer and hand back memory. Raises PluginFailed."""
         instance = entry.instance
         if length <= entry.capacity and not self._is_observer:
             # PERF: 1 us less than `Instance.answer`, which does the same and knows what is wrong.
-            halves = entry.halves
-            size = halves[0]
-            place = halves[1]
+            size = packed & U32
+            place = (packed >> 32) & U32
             sandbox = entry.sandbox
             if place and size <= self._output_limit_bytes and place + size <= sandbox.memory_bytes:
                 data = bytes(sandbox.memory[place : place + size])
-                if entry.free is not None:
-                    slots = entry.free_slots
-                    slots[0] = place
-                    slots[2] = size
-                    error = entry.free()
-                    if error or entry.trap.value:
-                        raise self._stopped(entry, sandbox.stopped(error), started)
+                free = entry.free
+                if free is not None and free.run(place, size) is None:
+                    raise self._stopped(entry, sandbox.stopped(free.take_error()), started_s)
                 return data
         try:
             answer = None
@@ -345,16 +324,16 @@ class ResidentHook(PluginHook):
             if length > entry.capacity:
                 instance.release_input(address, length)
         except GuestStopped as stopped:
-            raise self._stopped(entry, stopped, started) from None
+            raise self._stopped(entry, stopped, started_s) from None
         return answer
 
-    def _stopped(self, entry: _Entry, stopped: GuestStopped, started: int) -> PluginFailed:
+    def _stopped(self, entry: _Entry, stopped: GuestStopped, started_s: float) -> PluginFailed:
         """Count a failed call; after a trap the instance is never used again."""
         entry.read_fuel()
         self.stats.fuel += self._fuel - entry.fuel.value
         if stopped.cause != CAUSE_BAD_ANSWER:
             self.owner.discard(entry.instance)
-        self.observe(started)
+        self.observe(started_s)
         return self.failed(stopped)
 
 
@@ -369,21 +348,21 @@ class FreshHook(PluginHook):
         """See Subscriber."""
         if self.breaker.state != CLOSED:
             self.admit()
-        started = perf_counter_ns()
-        if started - _busy.seen_ns > LOOK_NS:
-            _busy.look(started)
+        started_s = perf_counter()
+        if started_s - _busy.seen_s > LOOK_S:
+            _busy.look(started_s)
         instance: Instance | ComponentInstance | None = None
         try:
             instance = self.owner.fresh()
             answer = instance.run(self.hook, payload)
             self.stats.fuel += self._fuel - instance.fuel_left()
         except GuestStopped as stopped:
-            self.observe(started)
+            self.observe(started_s)
             raise self.failed(stopped) from None
         finally:
             if instance is not None:
                 instance.close()
-        self.observe(started)
+        self.observe(started_s)
         self.came_back()
         return answer
 
@@ -399,9 +378,9 @@ class ComponentHook(PluginHook):
         """See Subscriber."""
         if self.breaker.state != CLOSED:
             self.admit()
-        started = perf_counter_ns()
-        if started - _busy.seen_ns > LOOK_NS:
-            _busy.look(started)
+        started_s = perf_counter()
+        if started_s - _busy.seen_s > LOOK_S:
+            _busy.look(started_s)
         instance: Instance | ComponentInstance | None = None
         try:
             instance = self.owner.resident()
@@ -409,9 +388,9 @@ class ComponentHook(PluginHook):
         except GuestStopped as stopped:
             if instance is not None and stopped.cause != CAUSE_BAD_ANSWER:
                 self.owner.discard(instance)
-            self.observe(started)
+            self.observe(started_s)
             raise self.failed(stopped) from None
         self.stats.fuel += self._fuel - instance.fuel_left()
-        self.observe(started)
+        self.observe(started_s)
         self.came_back()
         return answer

@@ -20,8 +20,9 @@ _ZEROES: Final = bytes.maketrans(b"123456789", b"000000000")
 # Before literal shapes whose digits count: no text has a NUL, so no other shape begins so.
 _DIGITS_COUNT: Final = b"\0"
 
-# What an entry keeps besides its key: objects, the text, the normalized text, both in the head.
-_BYTES_PER_TEXT_BYTE: Final = 5
+# What an entry keeps besides its key: objects, the text, the normalized text, both in the head, and
+# the normalized one once more in what is behind the text there.
+_BYTES_PER_TEXT_BYTE: Final = 6
 _BYTES_PER_ENTRY: Final = 1_500
 
 

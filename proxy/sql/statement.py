@@ -163,6 +163,7 @@ class StatementFacts:
         "effects",
         "fingerprint",
         "head",
+        "head_rest",
         "is_read_only",
         "kind",
         "kinds",
@@ -170,7 +171,6 @@ class StatementFacts:
         "normalized",
         "prepared",
         "prepared_name",
-        "query_bytes",
         "sequences",
         "tables",
         "tail",
@@ -211,7 +211,7 @@ class StatementFacts:
         self.prepared = prepared
         self.prepared_name = prepared_name
         self.head = head
-        self.query_bytes = -1  # length of head's "query" part, once somebody asked
+        self.head_rest = b""  # the head behind its "query", once somebody asked
         self.tail = tail
 
 

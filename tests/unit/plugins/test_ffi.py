@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.plugins import ffi
+from proxy.plugins.allowance import GRACE_NS
 from proxy.plugins.ffi import (
     FAST,
     SLOW,
@@ -165,14 +166,14 @@ def test_a_call_that_runs_on_is_told_from_two_that_each_met_a_tick(sandbox, monk
         # The time is up before the guest has done anything, each time a tick later.
         sandbox.refuel(FUEL, 0)
         assert mix(1, 2) == (1 << 32) | 2
-        now += ffi.GRACE_NS
+        now += GRACE_NS
     sandbox.refuel(FUEL, 0)
     mix(1, 2)
-    now += ffi.GRACE_NS
+    now += GRACE_NS
     sandbox.extend(0)
     mix(1, 2)
     # The same call, as no new one has begun.
-    now += ffi.GRACE_NS
+    now += GRACE_NS
     FAST.set_deadline(sandbox._context, ctypes.c_uint64(0))
     with pytest.raises(GuestStopped, match="time limit exceeded"):
         mix(1, 2)
@@ -217,9 +218,9 @@ def test_ticks_can_be_counted_without_a_deadline_for_each_call(sandbox, monkeypa
         # A call of three ticks, none of which it has from the call before.
         sandbox.deadline.left = 3
         for _ in range(3):
-            now += ffi.GRACE_NS
+            now += GRACE_NS
             meet_a_tick()
-    now += ffi.GRACE_NS
+    now += GRACE_NS
     with pytest.raises(GuestStopped, match="time limit exceeded"):
         meet_a_tick()
 

@@ -1,0 +1,221 @@
+/*
+ * One call into a guest in one step: put its fuel back, write the input, call, and see whether it
+ * came back. `proxy/plugins/guestcall.py` does the same by ctypes where this was not compiled, says
+ * what every argument is, and is the specification: tests run both.
+ *
+ * The interpreter's lock is held all the time, as by ctypes.PyDLL. Host functions and the deadline
+ * come back into Python through ctypes' callbacks, which leave no exception behind.
+ */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+/* wasmtime_val_raw_t: 16 bytes, of which an i32 or i64 uses the first half. */
+typedef struct {
+    int64_t value;
+    int64_t upper;
+} Slot;
+
+typedef void *(*SetFuel)(void *context, uint64_t fuel);
+typedef void *(*Call)(void *context, const void *function, Slot *slots, size_t count, void **trap);
+
+typedef struct {
+    PyObject_HEAD
+    SetFuel set_fuel;
+    Call call;
+    void *context;
+    const void *function;
+    void **trap;
+    uint64_t fuel;
+    char *input;
+    Py_ssize_t capacity;
+    int64_t address;
+    void *error;
+    PyObject *owner;
+    Slot slots[2];
+} GuestCall;
+
+static PyObject *guestcall_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
+{
+    unsigned long long set_fuel, call, context, function, trap, fuel, input;
+    Py_ssize_t capacity;
+    long long address;
+    PyObject *owner;
+
+    if (keywords != NULL && PyDict_GET_SIZE(keywords) > 0) {
+        PyErr_SetString(PyExc_TypeError, "GuestCall takes no keyword arguments");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "KKKKKKKnLO", &set_fuel, &call, &context, &function, &trap, &fuel,
+                          &input, &capacity, &address, &owner))
+        return NULL;
+    if (!set_fuel || !call || !context || !function || !trap || capacity < 0 ||
+        (capacity > 0 && !input)) {
+        PyErr_SetString(PyExc_ValueError, "GuestCall needs addresses that are not null");
+        return NULL;
+    }
+    GuestCall *self = (GuestCall *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->set_fuel = (SetFuel)(uintptr_t)set_fuel;
+    self->call = (Call)(uintptr_t)call;
+    self->context = (void *)(uintptr_t)context;
+    self->function = (const void *)(uintptr_t)function;
+    self->trap = (void **)(uintptr_t)trap;
+    self->fuel = fuel;
+    self->input = (char *)(uintptr_t)input;
+    self->capacity = capacity;
+    self->address = address;
+    self->error = NULL;
+    self->owner = Py_NewRef(owner);
+    return (PyObject *)self;
+}
+
+static int is_closed(GuestCall *self)
+{
+    if (self->context != NULL)
+        return 0;
+    PyErr_SetString(PyExc_RuntimeError, "the instance is closed");
+    return 1;
+}
+
+/* The caller has looked whether it is closed. */
+static PyObject *run_slots(GuestCall *self, int64_t first, int64_t second)
+{
+    self->slots[0].value = first;
+    self->slots[1].value = second;
+    self->error = self->call(self->context, self->function, self->slots, 2, self->trap);
+    if (self->error != NULL || *self->trap != NULL)
+        Py_RETURN_NONE;
+    return PyLong_FromLongLong(self->slots[0].value);
+}
+
+static PyObject *guestcall_give(GuestCall *self, PyObject *payload)
+{
+    if (!PyBytes_Check(payload)) {
+        PyErr_SetString(PyExc_TypeError, "the input of a guest is bytes");
+        return NULL;
+    }
+    Py_ssize_t length = PyBytes_GET_SIZE(payload);
+    if (length > self->capacity) {
+        PyErr_SetString(PyExc_ValueError, "the input is longer than the guest's buffer");
+        return NULL;
+    }
+    if (is_closed(self))
+        return NULL;
+    self->error = self->set_fuel(self->context, self->fuel);
+    if (self->error != NULL)
+        Py_RETURN_NONE;
+    /* SAFETY: `input` is in the guest's memory, which neither moves nor shrinks, has `capacity`
+       bytes there, and lives as long as the owner's store. */
+    if (length > 0)
+        memcpy(self->input, PyBytes_AS_STRING(payload), (size_t)length);
+    return run_slots(self, self->address, length);
+}
+
+static PyObject *guestcall_run(GuestCall *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "run takes two arguments");
+        return NULL;
+    }
+    long long first = PyLong_AsLongLong(args[0]);
+    if (first == -1 && PyErr_Occurred())
+        return NULL;
+    long long second = PyLong_AsLongLong(args[1]);
+    if (second == -1 && PyErr_Occurred())
+        return NULL;
+    if (is_closed(self))
+        return NULL;
+    return run_slots(self, first, second);
+}
+
+static PyObject *guestcall_take_error(GuestCall *self, PyObject *Py_UNUSED(ignored))
+{
+    void *error = self->error;
+    self->error = NULL;
+    if (error == NULL)
+        Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong((unsigned long long)(uintptr_t)error);
+}
+
+static PyObject *guestcall_close(GuestCall *self, PyObject *Py_UNUSED(ignored))
+{
+    self->context = NULL;
+    Py_RETURN_NONE;
+}
+
+static int guestcall_traverse(GuestCall *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->owner);
+    return 0;
+}
+
+static int guestcall_clear(GuestCall *self)
+{
+    Py_CLEAR(self->owner);
+    return 0;
+}
+
+static void guestcall_dealloc(GuestCall *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    guestcall_clear(self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef guestcall_methods[] = {
+    {"give", (PyCFunction)guestcall_give, METH_O, NULL},
+    {"run", (PyCFunction)(void (*)(void))guestcall_run, METH_FASTCALL, NULL},
+    {"take_error", (PyCFunction)guestcall_take_error, METH_NOARGS, NULL},
+    {"close", (PyCFunction)guestcall_close, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot guestcall_slots[] = {
+    {Py_tp_new, guestcall_new},
+    {Py_tp_dealloc, guestcall_dealloc},
+    {Py_tp_traverse, guestcall_traverse},
+    {Py_tp_clear, guestcall_clear},
+    {Py_tp_methods, guestcall_methods},
+    {0, NULL},
+};
+
+static PyType_Spec guestcall_spec = {
+    .name = "proxy.plugins._guestcall.GuestCall",
+    .basicsize = sizeof(GuestCall),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = guestcall_slots,
+};
+
+static int module_exec(PyObject *module)
+{
+    PyObject *type = PyType_FromModuleAndSpec(module, &guestcall_spec, NULL);
+    if (type == NULL)
+        return -1;
+    int failed = PyModule_AddObjectRef(module, "GuestCall", type);
+    Py_DECREF(type);
+    return failed;
+}
+
+static PyModuleDef_Slot module_slots[] = {
+    {Py_mod_exec, module_exec},
+    {0, NULL},
+};
+
+static struct PyModuleDef module_def = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_guestcall",
+    .m_size = 0,
+    .m_slots = module_slots,
+};
+
+PyMODINIT_FUNC PyInit__guestcall(void)
+{
+    return PyModuleDef_Init(&module_def);
+}

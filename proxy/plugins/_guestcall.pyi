@@ -1,0 +1,22 @@
+from typing import final
+
+@final
+class GuestCall:
+    def __new__(
+        cls,
+        set_fuel: int,
+        call: int,
+        context: int,
+        function: int,
+        trap: int,
+        fuel: int,
+        buffer: int,
+        capacity: int,
+        address: int,
+        owner: object,
+        /,
+    ) -> GuestCall: ...
+    def give(self, payload: bytes, /) -> int | None: ...
+    def run(self, first: int, second: int, /) -> int | None: ...
+    def take_error(self) -> int | None: ...
+    def close(self) -> None: ...

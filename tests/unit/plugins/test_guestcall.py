@@ -1,0 +1,226 @@
+"""The hot path's call: by ctypes and, where it was compiled, in C; both do the same."""
+
+import ctypes
+import gc
+import weakref
+
+import pytest
+import wasmtime
+
+from proxy.plugins import ffi
+from proxy.plugins.ffi import FAST, GuestStopped, Imports, Sandbox
+from proxy.plugins.guestcall import CtypesCall, GuestCall
+from proxy.plugins.runtime import runtime
+
+WAT = """(module
+  (import "h" "f" (func $f (param i32 i32) (result i64)))
+  (memory (export "memory") 1 4)
+  (func (export "place") (param i32 i32) (result i64)
+    (i64.or (i64.shl (i64.extend_i32_u (local.get 0)) (i64.const 32))
+            (i64.extend_i32_u (local.get 1))))
+  (func (export "first") (param i32 i32) (result i64) (i64.load8_u (local.get 0)))
+  (func (export "negative") (param i32 i32) (result i64) (i64.const -5))
+  (func (export "host") (param i32 i32) (result i64) (call $f (local.get 0) (local.get 1)))
+  (func (export "trap") (param i32 i32) (result i64) unreachable)
+  (func (export "loop") (param i32 i32) (result i64) (loop $l (br $l)) (i64.const 0)))"""
+
+FUEL = 1_000_000
+TICKS = 1000
+ADDRESS = 1024
+CAPACITY = 64
+
+KINDS = [CtypesCall] if GuestCall is CtypesCall else [CtypesCall, GuestCall]
+
+
+@pytest.fixture(scope="module")
+def module():
+    engine = runtime()
+    engine.ticker.start()
+    return wasmtime.Module(engine.engine, bytes(wasmtime.wat2wasm(WAT)))
+
+
+@pytest.fixture(params=KINDS, ids=[kind.__name__ for kind in KINDS])
+def kind(request, monkeypatch):
+    monkeypatch.setattr(ffi, "GuestCall", request.param)
+    return request.param
+
+
+@pytest.fixture
+def sandbox(kind, module):
+    imports = Imports(runtime().engine, module)
+
+    def body(slots):
+        # An i32 is the lower half of its slot; what the upper one holds is nothing.
+        slots[0] = (slots[0] & 0xFFFFFFFF) + (slots[2] & 0xFFFFFFFF) + 100
+        return 0
+
+    imports.define("h", "f", module.imports[0].type, body)
+    box = Sandbox(FAST, imports, 1 << 20, 1000, FUEL, TICKS)
+    assert box.bind_memory()
+    yield box
+    box.close()
+    imports.close()
+
+
+def hot(box, name, fuel=FUEL, capacity=CAPACITY):
+    function = box.bind(name, 2)
+    assert function is not None
+    return box.hot_call(function, fuel, ADDRESS if capacity else 0, capacity)
+
+
+def test_it_is_of_the_kind_that_is_tested(kind, sandbox):
+    assert type(hot(sandbox, "place")) is kind
+
+
+@pytest.mark.parametrize("payload", [b"", b"x", b"\0" * 10, b"y" * CAPACITY])
+def test_the_guest_is_told_where_its_input_is(sandbox, payload):
+    call = hot(sandbox, "place")
+    assert call.give(payload) == (ADDRESS << 32) | len(payload)
+    assert bytes(sandbox.memory[ADDRESS : ADDRESS + len(payload)]) == payload
+    assert call.take_error() is None
+
+
+def test_the_guest_reads_the_input_of_this_call(sandbox):
+    call = hot(sandbox, "first")
+    assert [call.give(bytes([n, 1])) for n in (7, 0, 255)] == [7, 0, 255]
+
+
+def test_nothing_is_written_outside_of_the_buffer(sandbox):
+    call = hot(sandbox, "place")
+    sandbox.memory[ADDRESS + CAPACITY] = 0xAA
+    with pytest.raises(ValueError, match="longer than the guest's buffer"):
+        call.give(b"x" * (CAPACITY + 1))
+    assert sandbox.memory[ADDRESS] == 0
+    call.give(b"x" * CAPACITY)
+    assert sandbox.memory[ADDRESS + CAPACITY] == 0xAA
+
+
+@pytest.mark.parametrize("payload", ["text", bytearray(b"x"), memoryview(b"x"), None])
+def test_an_input_is_bytes(sandbox, payload):
+    with pytest.raises(TypeError, match="bytes"):
+        hot(sandbox, "place").give(payload)
+
+
+def test_arguments_and_results_are_whole_numbers_of_both_signs(sandbox):
+    assert hot(sandbox, "negative").run(0, 0) == -5
+    assert hot(sandbox, "place").run(1, 2) == (1 << 32) | 2
+    assert hot(sandbox, "place").run(-1, 2) == -(1 << 32) | 2
+
+
+@pytest.mark.parametrize("arguments", [(), (1,), (1, 2, 3), ("1", 2), (1, None), (1, 2.5)])
+def test_run_takes_two_numbers(sandbox, arguments):
+    with pytest.raises(TypeError):
+        hot(sandbox, "place").run(*arguments)
+
+
+def test_a_function_without_a_buffer_takes_no_input(sandbox):
+    call = hot(sandbox, "place", capacity=0)
+    assert call.run(3, 4) == (3 << 32) | 4
+    with pytest.raises(ValueError, match="longer"):
+        call.give(b"x")
+
+
+def test_each_call_has_its_whole_fuel(sandbox):
+    call = hot(sandbox, "place", fuel=50)
+    for _ in range(100):
+        assert call.give(b"abc") is not None
+    assert 0 < 50 - sandbox.fuel_left() < 20
+    # `run` has what is left of it.
+    before = sandbox.fuel_left()
+    call.run(1, 2)
+    assert sandbox.fuel_left() < before
+
+
+def test_a_trap_is_left_for_who_asks(sandbox):
+    call = hot(sandbox, "trap")
+    assert call.give(b"x") is None
+    stopped = sandbox.stopped(call.take_error())
+    assert (stopped.cause, sandbox.trap.value) == ("trap", None)
+
+
+def test_an_endless_loop_ends_by_fuel(sandbox):
+    call = hot(sandbox, "loop")
+    assert call.give(b"x") is None
+    assert sandbox.stopped(call.take_error()).cause == "fuel"
+
+
+def test_an_endless_loop_ends_by_the_clock_and_its_error_is_handed_over(sandbox):
+    call = hot(sandbox, "loop", fuel=1 << 40)
+    sandbox.refuel(1 << 40, 1)
+    assert call.give(b"x") is None
+    error = call.take_error()
+    assert isinstance(error, int)
+    assert call.take_error() is None
+    assert sandbox.stopped(error).cause == "timeout"
+
+
+def test_host_functions_work_on_the_way(sandbox):
+    sandbox._imports.active = sandbox
+    assert hot(sandbox, "host").run(1, 2) == 103
+
+
+def test_a_host_function_that_fails_is_a_trap(kind, module):
+    imports = Imports(runtime().engine, module)
+
+    def body(slots):
+        raise ZeroDivisionError
+
+    imports.define("h", "f", module.imports[0].type, body)
+    box = Sandbox(FAST, imports, 1 << 20, 1000, FUEL, TICKS)
+    box.bind_memory()
+    call = hot(box, "host")
+    assert call.give(b"") is None
+    assert box.stopped(call.take_error()).cause == "host"
+    box.close()
+    imports.close()
+
+
+def test_after_the_sandbox_nothing_is_called(sandbox):
+    call = hot(sandbox, "place")
+    sandbox.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        call.give(b"x")
+    with pytest.raises(RuntimeError, match="closed"):
+        call.run(1, 2)
+    function = ffi.GuestFunction(
+        sandbox, FAST, ctypes.c_void_p(), wasmtime._ffi.wasmtime_func_t(), 2
+    )
+    with pytest.raises(GuestStopped, match="closed"):
+        sandbox.hot_call(function, FUEL, 0, 0)
+
+
+def test_a_buffer_outside_of_memory_is_not_accepted(sandbox):
+    function = sandbox.bind("place", 2)
+    with pytest.raises(ValueError, match="no buffer"):
+        sandbox.hot_call(function, FUEL, 65_530, 7)
+
+
+def test_its_owner_lives_as_long_as_it_and_not_longer(kind):
+    class Owner:
+        pass
+
+    owner = Owner()
+    call = kind(1, 1, 1, 1, ctypes.addressof(ctypes.c_void_p()), 1, 0, 0, 0, owner)
+    # A cycle through it is found.
+    owner.call = call  # type: ignore[attr-defined]
+    gone = weakref.ref(owner)
+    del owner
+    gc.collect()
+    assert gone() is not None
+    del call
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize("position", range(5))
+def test_null_is_not_an_address(kind, position):
+    addresses = [1] * 5
+    addresses[position] = 0
+    with pytest.raises(ValueError, match="not null"):
+        kind(*addresses, 1, 0, 0, 0, None)
+
+
+@pytest.mark.parametrize(("buffer", "capacity"), [(0, 1), (1, -1)])
+def test_a_buffer_has_an_address_and_a_size(kind, buffer, capacity):
+    with pytest.raises(ValueError, match="address"):
+        kind(1, 1, 1, 1, 1, 1, buffer, capacity, 0, None)
