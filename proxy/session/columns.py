@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, final
 
 from proxy.errors import ProtocolViolation, Refusal
 from proxy.protocol import backend, frontend, tags
+from proxy.session.dispatch import EMPTY_QUERY
 from proxy.session.exchange import Exchange, Message, Prepared
 from proxy.session.link import BackendLink
 from proxy.session.users import InternalQuery
@@ -92,7 +93,7 @@ def _is_described(messages: list[Message], index: int) -> bool:
 class ColumnsQuery(InternalQuery):
     """Prepare statements on a link, and see what columns they have now."""
 
-    __slots__ = ("_at", "_fields", "_known", "_messages", "_others", "_session")
+    __slots__ = ("_at", "_fields", "_known", "_link", "_messages", "_others", "_session")
 
     def __init__(self, session: "Conversation", known: dict[bytes, bytes]) -> None:
         self._session = session
@@ -101,6 +102,7 @@ class ColumnsQuery(InternalQuery):
         self._others: list[Prepared] = []
         self._at = 0
         self._fields: dict[str, str] | None = None
+        self._link: BackendLink | None = None  # where a transaction is open
 
     def add(self, message: Message, other: Prepared) -> None:
         """Ask for the columns of `other`, which `message` is about to bind."""
@@ -119,8 +121,14 @@ class ColumnsQuery(InternalQuery):
                 link.prepared[other.key] = name
                 pieces.append(frontend.encode_parse(name, other.sql, other.tail))
             pieces.append(frontend.Describe(_STATEMENT, name).encode())
-        # Before the first message of its group: this Sync ends no transaction of the client's.
-        pieces.append(frontend.SYNC)
+        if link.status == tags.STATUS_IN_TRANSACTION:
+            # It may be one that a pipeline has left open, which a Sync would end, and no Query does.
+            self._link = link
+            link.unnamed = None
+            pieces.append(EMPTY_QUERY)
+        else:
+            # Before the first message of its group: there is nothing of the client's to end.
+            pieces.append(frontend.SYNC)
         link.expect_internal(self)
         link.send(b"".join(pieces))
         return True
@@ -143,13 +151,17 @@ class ColumnsQuery(InternalQuery):
     def on_error(self, fields: dict[str, str]) -> None:
         """A statement that cannot be prepared any more."""
         self._fields = fields
+        link = self._link
+        if link is not None:
+            # The Query is skipped. What a pipeline had left open has failed, too.
+            link.send(frontend.SYNC)
 
     def on_done(self, link: BackendLink, status: int) -> None:
         """Go on with the batch."""
         fields = self._fields
         for other in self._others[self._at :]:
             link.undo_prepared(other.key)
-        if fields is not None and status == tags.STATUS_FAILED and self._at < len(self._messages):
+        if fields is not None and self._link is not None and self._at < len(self._messages):
             # The transaction has failed by it, as it would have by the Bind.
             self._messages[self._at].refusal = Refusal(
                 backend.sqlstate_of(fields),

@@ -143,6 +143,31 @@ def test_rule_03_nothing_is_committed_before_the_client_says_so(both):
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        # int4abs(integer): a function may have changed the schema, and a role means other tables.
+        pytest.param(message(b"F", struct.pack("!IHHHiiH", 1397, 1, 1, 1, 4, -7, 1)), id="call"),
+        pytest.param(query("SET ROLE pg_monitor"), id="role"),
+    ],
+)
+def test_rule_03_looking_at_columns_ends_no_transaction_of_a_pipelines(both, change):
+    insert = "INSERT INTO item VALUES (901, 'x') RETURNING id"
+    script: Script = [
+        parse("a", insert) + describe("S", "a") + bind("a") + execute() + change,
+        READY,
+        bind("a", [b"one too many"]) + SYNC,
+        READY,
+        query("RESET ROLE"),
+        READY,
+        query("SELECT count(*) FROM item WHERE id = 901"),
+        READY,
+    ]
+    trace = both.same(script, before="DELETE FROM item WHERE id = 901")
+    assert sqlstates(trace) == ["08P01"]
+    assert any(line.startswith("D ") and "01\\x00\\x00\\x00\\x010" in line for line in trace)
+
+
+@pytest.mark.parametrize(
     "script",
     [
         pytest.param([parse("", "SELECT 1") + FLUSH, Until(b"1"), bind() + FLUSH, Until(b"2"),

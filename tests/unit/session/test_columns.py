@@ -1,5 +1,7 @@
 """What counts as the same columns, and that they are asked for once (rule 13)."""
 
+import pytest
+
 from proxy.protocol import backend, frontend, tags
 from proxy.session.columns import columns_key
 from tests.support.playbook import (
@@ -163,13 +165,36 @@ def test_statement_that_cannot_be_prepared_any_more_fails_in_its_turn() -> None:
     assert play.session.intake.statements.keys() == {b"s"}
 
 
-def test_transaction_that_the_question_has_failed_fails_with_its_words() -> None:
+def test_rule_3_question_in_a_transaction_has_no_sync_and_drops_the_unnamed_statement() -> None:
+    """The transaction may be one of a pipeline with a Query in it: a Sync would commit it."""
+    play = told(INT)
+    begin(play)
+    play.f(parse(b"", b"SELECT 7") + frontend.SYNC)
+    play.b(backend.PARSE_COMPLETE + READY_T)
+    sent = play.f(bind(b"s") + execute() + bind(b"") + execute() + frontend.SYNC)
+    assert is_asked(sent)
+    assert frontend.SYNC not in sent
+    assert sent.endswith(query(b""))
+    empty = bytes([tags.EMPTY_QUERY_RESPONSE, 0, 0, 0, 4])
+    told_now = backend.PARSE_COMPLETE + backend.parameter_description([]) + INT
+    assert play.b(told_now + empty + READY_T) == b""
+    sent = play.server.take()
+    assert sent.startswith(b"B")
+    assert b"SELECT 7" in sent
+
+
+@pytest.mark.parametrize("ready", [READY_E, READY])
+def test_transaction_that_the_question_has_failed_fails_with_its_words(ready: bytes) -> None:
+    """One that a pipeline has left open is gone with it."""
     play = told(INT)
     begin(play)
     play.f(bind(b"s") + execute() + frontend.SYNC)
-    assert play.b(GONE + READY_E) == b""
-    aborted = error("25P02", "current transaction is aborted")
-    assert play.b(aborted + READY_E) == GONE + READY_E
+    assert play.b(GONE) == b""
+    assert play.server.take() == frontend.SYNC
+    assert play.b(ready) == b""
+    assert bytes([tags.EXECUTE]) + b"\x00\x00\x00\x09" not in play.server.take()
+    refused = error("42601", "syntax error")
+    assert play.b(refused + ready) == GONE + ready
 
 
 def test_more_columns_than_were_asked_for_are_dropped() -> None:
