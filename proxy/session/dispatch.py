@@ -225,13 +225,17 @@ def render(
                 pieces.append(data[run : message.start])
             run = message.end
             used.add(prepared.key)
-            if prepared.key in link.prepared and link.status != tags.STATUS_FAILED:
+            if prepared.key not in link.prepared:
+                pieces.append(_prepare(link, prepared, steps, message, used, max_prepared))
+            elif link.status != tags.STATUS_FAILED:
                 steps.append(Step(STEP_INVENT, backend.PARSE_COMPLETE, message, b""))
             else:
-                if prepared.key in link.prepared:
-                    # A failed transaction refuses to parse: the server shall say so itself.
-                    link.garbage.append(link.prepared.pop(prepared.key))
-                pieces.append(_prepare(link, prepared, steps, message, used, max_prepared))
+                # A failed transaction refuses to parse: the server shall say so itself. It may still
+                # describe or execute what another name of the client's stands for.
+                refused = link.new_server_name()
+                link.garbage.append(refused)
+                pieces.append(frontend.encode_parse(refused, prepared.sql, prepared.tail))
+                steps.append(Step(STEP_FORWARD, b"", message, b""))
             continue
         if tag == tags.BIND or (tag == tags.DESCRIBE and message.is_statement):
             assert prepared is not None
@@ -293,7 +297,7 @@ def render(
                     run = message.start
                 link.unnamed = prepared
                 pieces.append(frontend.encode_parse(b"", prepared.sql, prepared.parse_tail()))
-                steps.append(DROP)
+                steps.append(Step(STEP_DROP, b"", message, b""))
         elif tag == tags.CLOSE and message.is_statement:
             if prepared is not None and prepared.is_foreign:
                 pass

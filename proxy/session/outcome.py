@@ -11,9 +11,11 @@ from proxy.session.exchange import (
     END_SYNC,
     STEP_DROP,
     STEP_FAIL,
+    STEP_FORWARD,
     Batch,
     Exchange,
     Message,
+    Prepared,
     Step,
 )
 from proxy.session.farewell import CRASH_OF_ANOTHER
@@ -66,6 +68,7 @@ def on_error(
     batch = exchange.batches[-1]
     failing: Message | None = None
     if steps is None:
+        unnamed = _unnamed_of_messages(link, batch.messages, exchange.replies)
         if exchange.replies < len(batch.messages):
             failing = batch.messages[exchange.replies]
             dispatch.restore_from(batch, exchange.replies + 1, session.intake)
@@ -73,6 +76,7 @@ def on_error(
     else:
         link.advance(exchange)
         at = exchange.at
+        unnamed = unnamed_of_steps(link, steps, at)
         is_call = False
         is_own = False
         if at < len(steps):
@@ -92,7 +96,7 @@ def on_error(
             # client's, or the proxy's own where it was the proxy who put a message before the Query.
             exchange.is_open = True
             exchange.owes_sync = is_own
-    link.unnamed = None
+    link.unnamed = unnamed if not is_stale(sqlstate, message) else None
     if exchange.renaming is not None or namespace.SERVER_NAMES in reply:
         reply = namespace.with_client_names(reply, exchange, link)
     exchange.is_failed = True
@@ -120,6 +124,51 @@ def undo(session: "Relay", link: BackendLink, steps: list[Step], at: int) -> Non
         if step.server_key:
             link.undo_prepared(step.server_key)
         last -= 1
+
+
+def _unnamed_of_messages(link: BackendLink, messages: list[Message], at: int) -> Prepared | None:
+    """As `unnamed_of_steps`, where each message has gone out as it came."""
+    if at >= len(messages):
+        return None  # a Query has several replies
+    steps = [Step(STEP_FORWARD, b"", message, b"") for message in messages]
+    return unnamed_of_steps(link, steps, at)
+
+
+def unnamed_of_steps(link: BackendLink, steps: list[Step], at: int) -> Prepared | None:
+    """
+    Whose unnamed statement the server has when the step at `at` has failed; None: nobody knows.
+
+    link.unnamed is what it would have had behind all of them.
+    """
+    is_changed = False  # by what failed, or never ran
+    last = len(steps) - 1
+    while last >= 0:
+        step = steps[last]
+        message = step.message
+        if message is not None and changes_unnamed(step, message):
+            if last < at:
+                # Close leaves none, and behind a Query there is nothing.
+                return message.prepared if message.tag != tags.CLOSE else None
+            if last == at:
+                # A server drops it before it looks at what takes its place.
+                return None
+            is_changed = True
+        last -= 1
+    return None if is_changed else link.unnamed
+
+
+def changes_unnamed(step: Step, message: Message) -> bool:
+    """Whether what was sent for a step changes what the server's unnamed statement is."""
+    kind = step.kind
+    tag = message.tag
+    if kind == STEP_FORWARD:
+        return tag == tags.QUERY or (
+            not message.name and (tag == tags.PARSE or (tag == tags.CLOSE and message.is_statement))
+        )
+    if kind == STEP_FAIL:
+        # In place of these two a Query is sent.
+        return tag == tags.QUERY or tag == tags.FUNCTION_CALL
+    return kind == STEP_DROP
 
 
 def is_for_query(steps: list[Step], at: int) -> bool:

@@ -14,6 +14,7 @@ from tests.system.differential import (
     Differential,
     Until,
     bind,
+    describe,
     execute,
     make_differential,
     message,
@@ -172,6 +173,27 @@ def test_rule_22_statement_mode_refuses_transaction_blocks(
             assert [(e["S"], e["C"]) for e in errors] == [("FATAL", "08P01")]
         for _ in range(3):
             both.usable()
+
+
+def test_rule_08_a_failed_transaction_describes_what_has_no_rows(both):
+    text = "SET TRANSACTION READ ONLY"
+    trace = both.same(
+        [
+            query("BEGIN"),
+            READY,
+            parse("s", text) + parse("", text) + SYNC,
+            READY,
+            execute("nobody") + SYNC,
+            READY,
+            describe("S") + describe("S", "s") + SYNC,
+            READY,
+            parse("t", text) + SYNC,
+            READY,
+            describe("S", "s") + SYNC,
+            READY,
+        ]
+    )
+    assert sqlstates(trace) == ["34000", "25P02"]
 
 
 def test_rule_20_session_mode_keeps_one_connection_and_cleans_it(

@@ -150,11 +150,26 @@ def test_statement_prepared_in_a_failed_transaction_is_the_servers_to_refuse() -
     play.f(query(b"BEGIN; SELECT 1/0"))
     play.b(complete(b"BEGIN") + error("22012", "division by zero") + READY_E)
     sent = play.f(parse(b"b", b"SELECT 1") + SYNC)
-    assert sent == close(b"headgate_1") + parse(b"headgate_2", b"SELECT 1") + SYNC
+    assert sent == parse(b"headgate_2", b"SELECT 1") + SYNC
     aborted = error("25P02", "current transaction is aborted")
-    assert play.b(backend.CLOSE_COMPLETE + aborted + READY_E) == aborted + READY_E
+    assert play.b(aborted + READY_E) == aborted + READY_E
     assert play.session.intake.statements.keys() == {b"a"}
-    assert play.link.prepared == {}
+    assert list(play.link.prepared.values()) == [b"headgate_1"]
+
+
+def test_statement_that_ends_a_failed_transaction_is_prepared_in_one() -> None:
+    play = playing()
+    play.f(parse(b"a", b"ROLLBACK") + SYNC)
+    play.b(backend.PARSE_COMPLETE + READY)
+    play.f(query(b"BEGIN; SELECT 1/0"))
+    play.b(complete(b"BEGIN") + error("22012", "division by zero") + READY_E)
+    sent = play.f(parse(b"b", b"ROLLBACK") + bind(b"b") + execute() + SYNC)
+    assert sent == parse(b"headgate_2", b"ROLLBACK") + bind(b"headgate_1") + execute() + SYNC
+    replies = backend.PARSE_COMPLETE + backend.BIND_COMPLETE + complete(b"ROLLBACK") + READY
+    assert play.b(replies) == replies
+    # What was prepared only for the server to say so is closed when there is something to prepare.
+    sent = play.f(parse(b"c", b"SELECT 1") + SYNC)
+    assert sent == close(b"headgate_2") + parse(b"headgate_3", b"SELECT 1") + SYNC
 
 
 def test_statements_that_are_used_last_are_kept_longest() -> None:
