@@ -167,20 +167,28 @@ def note_text(
     classifier: Classifier,
 ) -> None:
     """Note what the text of a Query or Bind does to the names of statements."""
-    if message.answer is not None or not runs_prepared(facts):
+    if message.answer is not None:
+        return
+    prepared = message.prepared
+    frame = message.replacement or batch.data[message.start : message.end]
+    if not runs_prepared(facts):
+        if prepared is None:
+            if batch.is_raw:
+                known = note_forgotten(exchange, frame[5:-1], classifier)
+                batch.facts = known if known is not None else batch.facts
+        elif prepared.is_raw and message.tag == tags.BIND:
+            note_forgotten(exchange, prepared.sql, classifier)
         return
     # Names are looked for in the text, so the facts must be those of this very text.
     originals = batch.judged
-    prepared = message.prepared
-    if prepared is not None:
+    if prepared is None:
+        facts = classifier.exact(frame[5:-1])
+        batch.facts = facts
+    else:
         if not prepared.is_raw:
             prepared.sql_facts = classifier.exact(prepared.sql)
             facts = prepared.sql_facts
         originals = prepared.facts.statements
-    elif not batch.is_raw:
-        frame = message.replacement or batch.data[message.start : message.end]
-        facts = classifier.exact(frame[5:-1])
-        batch.facts = facts
     if message.tag != tags.DESCRIBE:
         note_effects(exchange, facts, originals, exchange.commands_sent)
 
@@ -210,6 +218,38 @@ def note_effects(
             if exchange.effects is None:
                 exchange.effects = []
             exchange.effects.append(Effect(first + index, kind, name, prepared))
+
+
+def may_forget(text: bytes) -> bool:
+    """Whether a text that must be judged raw (rule 37) drops statements, however it is read."""
+    lowered = text.lower()
+    return (
+        (b"deallocate" in lowered or b"discard" in lowered) and b"\\" not in text and text.isascii()
+    )
+
+
+def note_forgotten(exchange: Exchange, text: bytes, classifier: Classifier) -> TextFacts | None:
+    """
+    Note which names a text drops that must be judged raw.
+
+    Facts on it, to find the names by, unless it executes what nobody has judged as that.
+    """
+    if not may_forget(text):
+        return None
+    facts = classifier.exact(text)
+    statements = facts.statements
+    executes = False
+    for index in range(len(statements)):
+        statement = statements[index]
+        kind = statement.prepared
+        if kind == PREPARED_EXECUTE:
+            executes = True
+        elif kind == PREPARED_DEALLOCATE or kind == PREPARED_DISCARD_ALL:
+            name = statement.prepared_name.encode("utf-8", "surrogateescape")
+            if exchange.effects is None:
+                exchange.effects = []
+            exchange.effects.append(Effect(exchange.commands_sent + index, kind, name, None))
+    return facts if not executes else None
 
 
 def apply_effects(exchange: Exchange, intake: "Intake", link: "BackendLink") -> None:

@@ -232,3 +232,33 @@ def test_rule_11_names_of_the_proxys_own_cannot_be_taken(both):
         # By the protocol the name is the client's own, and means nothing on the server.
         frames = peer.ask(parse("headgate_1", "SELECT 5") + bind("headgate_1") + execute() + SYNC)
         assert [f.values for f in frames if f.tag == b"D"] == [[b"5"]]
+
+
+@pytest.mark.parametrize(
+    "setting", ["standard_conforming_strings = off", "client_encoding = 'SJIS'"]
+)
+def test_rule_11_names_are_dropped_also_where_texts_may_be_read_in_another_way(both, setting):
+    named = parse("a", "SELECT 1") + parse("b", "SELECT 2") + SYNC
+    trace = both.same(
+        [
+            named,
+            READY,
+            query(f"SET {setting}"),
+            READY,
+            query("DEALLOCATE a"),
+            READY,
+            bind("a") + SYNC,
+            READY,
+            parse("a", "SELECT 3") + SYNC + query("DEALLOCATE ALL; BEGIN") + bind("b") + SYNC,
+            ready(3),
+            query("ROLLBACK"),
+            READY,
+            named,
+            READY,
+            parse("", "DISCARD ALL") + bind() + execute() + parse("a", "SELECT 4") + SYNC,
+            READY,
+            bind("a") + execute() + SYNC,
+            READY,
+        ]
+    )
+    assert sqlstates(trace) == ["26000", "26000"]

@@ -11,6 +11,8 @@ from tests.support.playbook import (
     Playbook,
     bind,
     complete,
+    describe,
+    error,
     execute,
     parse,
     query,
@@ -187,3 +189,92 @@ def test_rule_37_unknown_can_be_refused() -> None:
     group = parse(b"", b"SET standard_conforming_strings = off") + bind(b"") + execute()
     sent = play.f(group + parse(b"", HIDING) + bind(b"") + execute() + frontend.SYNC)
     assert HIDING not in sent
+
+
+def names(play: Playbook) -> set[bytes]:
+    return set(play.session.intake.statements)
+
+
+def with_statements(*statements: tuple[bytes, bytes]) -> Playbook:
+    """A client with prepared statements, whose strings have escapes since."""
+    play = Playbook()
+    for name, sql in statements:
+        play.f(parse(name, sql) + frontend.SYNC)
+        play.b(backend.PARSE_COMPLETE + READY)
+    told(play, b"standard_conforming_strings", b"off")
+    play.server.take()
+    return play
+
+
+@pytest.mark.parametrize(
+    ("sql", "tag", "left"),
+    [
+        (b"DISCARD ALL", b"DISCARD ALL", set()),
+        (b"deallocate prepare all", b"DEALLOCATE ALL", set()),
+        (b"DEALLOCATE s", b"DEALLOCATE", {b"t"}),
+        (b"DEALLOCATE s; DEALLOCATE t", b"DEALLOCATE", {b"t"}),
+        (b"DISCARD PLANS", b"DISCARD PLANS", {b"s", b"t"}),
+        (b"PREPARE s AS SELECT 'deallocate'", b"PREPARE", {b"s", b"t"}),
+        # These may be read in another way, and are not guessed at.
+        (b"DEALLOCATE ALL -- \\", b"DEALLOCATE ALL", {b"s", b"t"}),
+        ("DEALLOCATE ALL -- é".encode(), b"DEALLOCATE ALL", {b"s", b"t"}),
+    ],
+)
+@pytest.mark.parametrize("is_extended", [False, True])
+def test_rule_11_raw_text_drops_statements_where_it_reads_the_same_everywhere(
+    sql: bytes, tag: bytes, left: set[bytes], is_extended: bool
+) -> None:
+    """Of two commands in one text the first alone is complete here, as if the second had failed."""
+    play = with_statements((b"s", b"SELECT 1"), (b"t", b"SELECT 2"))
+    if is_extended:
+        play.f(parse(b"", sql) + bind(b"") + execute() + frontend.SYNC)
+        play.b(backend.PARSE_COMPLETE + backend.BIND_COMPLETE + complete(tag) + READY)
+    else:
+        play.f(query(sql))
+        play.b(complete(tag) + READY)
+    assert names(play) == left
+
+
+@pytest.mark.parametrize(
+    ("sql", "sent"),
+    [
+        (b"DEALLOCATE s", b"DEALLOCATE headgate_1"),
+        (b"SELECT 1; deallocate prepare s", b"SELECT 1; deallocate prepare headgate_1"),
+        # What it executes would have to be judged as that.
+        (b"DEALLOCATE s; EXECUTE t", b"DEALLOCATE s; EXECUTE t"),
+    ],
+)
+def test_rule_11_raw_text_finds_the_statement_that_it_drops(sql: bytes, sent: bytes) -> None:
+    play = with_statements((b"s", b"SELECT 1"), (b"t", b"SELECT 2"))
+    assert play.f(query(sql)) == query(sent)
+
+
+def test_rule_11_raw_text_that_fails_drops_nothing() -> None:
+    play = with_statements((b"s", b"SELECT 1"))
+    play.f(query(b"SELECT 1/0; DEALLOCATE ALL"))
+    play.b(error("22012", "division by zero") + READY)
+    assert names(play) == {b"s"}
+
+
+@pytest.mark.parametrize("sql", [b"DISCARD ALL", b"DEALLOCATE ALL"])
+@pytest.mark.parametrize("is_old", [False, True])
+def test_rule_11_name_behind_a_raw_text_that_drops_it_in_the_same_group_is_free(
+    sql: bytes, is_old: bool
+) -> None:
+    play = with_statements((b"s", b"SELECT 1"), (b"all", sql))
+    group = bind(b"all") if is_old else parse(b"", sql) + bind(b"")
+    play.f(group + execute() + parse(b"s", b"SELECT 2") + frontend.SYNC)
+    # What was prepared before is prepared anew, as it is read now.
+    play.b(backend.PARSE_COMPLETE + backend.BIND_COMPLETE + complete(sql))
+    assert b"SELECT 2" in play.server.take()
+    assert play.b(backend.PARSE_COMPLETE + READY) == backend.PARSE_COMPLETE + READY
+    assert names(play) == {b"s"}
+    assert play.session.intake.statements[b"s"].text == b"SELECT 2"
+
+
+def test_rule_11_describing_a_raw_text_drops_nothing() -> None:
+    play = with_statements((b"s", b"SELECT 1"))
+    play.f(parse(b"", b"DEALLOCATE ALL") + describe(b"") + frontend.SYNC)
+    none = backend.parameter_description([]) + backend.NO_DATA
+    play.b(backend.PARSE_COMPLETE + none + READY)
+    assert names(play) == {b"s"}
