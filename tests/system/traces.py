@@ -59,6 +59,9 @@ ENDING: Final = (
     + query("SELECT 'the end'")
 )
 NAME: Final = re.compile('"[ab]"')
+WRONG_BIND: Final = "C08P01\\x00Mbind message "
+UNPREPARED: Final = re.compile(r"\\x00C(42|3F000|0A000)")
+"""What a server says of a statement that cannot be prepared, or has other columns, any more."""
 TOO_LATE: Final = "must be called before any query"
 """Not said where the Parse before it was not sent: the connection knows the statement already."""
 
@@ -224,12 +227,19 @@ def is_comparable(wanted: list[str]) -> bool:
 
 
 def agree(wanted: list[str], found: list[str]) -> bool:
-    """Whether two traces are the same, but for a Parse that is wrong in two ways."""
+    """Whether two traces are the same, but for a Parse or Bind that is wrong in two ways."""
     return len(found) == len(wanted) and all(
         # The proxy looks at the name first, may tell of another one, and may have to parse before
         # a Bind (docs/sessions.md).
         NAME.sub('"c"', mine) == NAME.sub('"c"', theirs)
-        or (mine[0] == theirs[0] == "E" and ("C42P05" in mine or "C25P02" in mine))
+        or (
+            mine[0] == theirs[0] == "E"
+            and (
+                "C42P05" in mine
+                or "C25P02" in mine
+                or (WRONG_BIND in theirs and UNPREPARED.search(mine) is not None)
+            )
+        )
         for theirs, mine in zip(wanted, found, strict=True)
     )
 
