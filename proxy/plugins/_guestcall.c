@@ -19,11 +19,13 @@ typedef struct {
 } Slot;
 
 typedef void *(*SetFuel)(void *context, uint64_t fuel);
+typedef void *(*GetFuel)(void *context, uint64_t *fuel);
 typedef void *(*Call)(void *context, const void *function, Slot *slots, size_t count, void **trap);
 
 typedef struct {
     PyObject_HEAD
     SetFuel set_fuel;
+    GetFuel get_fuel;
     Call call;
     void *context;
     const void *function;
@@ -39,7 +41,7 @@ typedef struct {
 
 static PyObject *guestcall_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    unsigned long long set_fuel, call, context, function, trap, fuel, input;
+    unsigned long long set_fuel, get_fuel, call, context, function, trap, fuel, input;
     Py_ssize_t capacity;
     long long address;
     PyObject *owner;
@@ -48,10 +50,10 @@ static PyObject *guestcall_new(PyTypeObject *type, PyObject *args, PyObject *key
         PyErr_SetString(PyExc_TypeError, "GuestCall takes no keyword arguments");
         return NULL;
     }
-    if (!PyArg_ParseTuple(args, "KKKKKKKnLO", &set_fuel, &call, &context, &function, &trap, &fuel,
-                          &input, &capacity, &address, &owner))
+    if (!PyArg_ParseTuple(args, "KKKKKKKKnLO", &set_fuel, &get_fuel, &call, &context, &function, &trap,
+                          &fuel, &input, &capacity, &address, &owner))
         return NULL;
-    if (!set_fuel || !call || !context || !function || !trap || capacity < 0 ||
+    if (!set_fuel || !get_fuel || !call || !context || !function || !trap || capacity < 0 ||
         (capacity > 0 && !input)) {
         PyErr_SetString(PyExc_ValueError, "GuestCall needs addresses that are not null");
         return NULL;
@@ -60,6 +62,7 @@ static PyObject *guestcall_new(PyTypeObject *type, PyObject *args, PyObject *key
     if (self == NULL)
         return NULL;
     self->set_fuel = (SetFuel)(uintptr_t)set_fuel;
+    self->get_fuel = (GetFuel)(uintptr_t)get_fuel;
     self->call = (Call)(uintptr_t)call;
     self->context = (void *)(uintptr_t)context;
     self->function = (const void *)(uintptr_t)function;
@@ -132,6 +135,16 @@ static PyObject *guestcall_run(GuestCall *self, PyObject *const *args, Py_ssize_
     return run_slots(self, first, second);
 }
 
+/* An engine with fuel, as all here are, gives no error; one that did would say that none was used. */
+static PyObject *guestcall_fuel_used(GuestCall *self, PyObject *Py_UNUSED(ignored))
+{
+    uint64_t left = self->fuel;
+    if (is_closed(self))
+        return NULL;
+    self->get_fuel(self->context, &left);
+    return PyLong_FromUnsignedLongLong(left < self->fuel ? self->fuel - left : 0);
+}
+
 static PyObject *guestcall_take_error(GuestCall *self, PyObject *Py_UNUSED(ignored))
 {
     void *error = self->error;
@@ -172,6 +185,7 @@ static void guestcall_dealloc(GuestCall *self)
 static PyMethodDef guestcall_methods[] = {
     {"give", (PyCFunction)guestcall_give, METH_O, NULL},
     {"run", (PyCFunction)(void (*)(void))guestcall_run, METH_FASTCALL, NULL},
+    {"fuel_used", (PyCFunction)guestcall_fuel_used, METH_NOARGS, NULL},
     {"take_error", (PyCFunction)guestcall_take_error, METH_NOARGS, NULL},
     {"close", (PyCFunction)guestcall_close, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

@@ -141,6 +141,7 @@ _bytes_delete.argtypes = [c_void_p]
 _linker_define: Final = _lib.wasmtime_linker_define_func_unchecked
 _linker_define.restype = c_void_p
 _call_address: Final = ctypes.cast(FAST.call, c_void_p).value or 0
+_get_fuel_address: Final = ctypes.cast(FAST.get_fuel, c_void_p).value or 0
 _set_fuel_address: Final = ctypes.cast(FAST.set_fuel, c_void_p).value or 0
 
 
@@ -374,10 +375,6 @@ class Sandbox:
         self._binding.set_deadline(self._context, c_uint64(1))
         return partial(self._binding.set_fuel, self._context, c_uint64(fuel))
 
-    def fuel_reader(self) -> tuple[Any, c_uint64]:
-        """A pre-bound call that puts the fuel left into the integer returned with it."""
-        return partial(self._binding.get_fuel, self._context, byref(self._fuel)), self._fuel
-
     def fuel_left(self) -> int:
         """Fuel that the last call did not use."""
         if self._store is None:
@@ -440,6 +437,7 @@ class Sandbox:
             raise ValueError(f"no buffer of {capacity} bytes at {address}")
         made = GuestCall(
             _set_fuel_address,
+            _get_fuel_address,
             _call_address,
             self._context.value or 0,
             ctypes.addressof(function.function),

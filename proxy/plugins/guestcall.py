@@ -10,7 +10,7 @@ Knows addresses, and nothing of whom they belong to: `plugins.ffi` finds them.
 
 import ctypes
 from collections.abc import Callable
-from ctypes import c_int64, c_size_t, c_uint64, c_void_p
+from ctypes import byref, c_int64, c_size_t, c_uint64, c_void_p
 from functools import partial
 from typing import Any, Final, Protocol, final
 
@@ -45,6 +45,9 @@ class HotCall(Protocol):
     def run(self, first: int, second: int, /) -> int | None:
         """Call with these arguments, on the fuel that is left; the same otherwise."""
 
+    def fuel_used(self) -> int:
+        """Of the fuel that the last `give` has set, what is used by now."""
+
     def take_error(self) -> int | None:
         """Address of the last call's wasmtime_error_t, whose owner is now the caller; or None."""
 
@@ -57,20 +60,14 @@ class CtypesCall:
     """A HotCall by ctypes."""
 
     __slots__ = (
-        "_address",
-        "_buffer",
-        "_call",
-        "_error",
-        "_is_closed",
-        "_owner",
-        "_set_fuel",
-        "_slots",
-        "_trap",
-    )
+        "_address", "_buffer", "_call", "_error", "_fuel", "_get_fuel", "_is_closed", "_owner",
+        "_set_fuel", "_slots", "_trap",
+    )  # fmt: skip
 
     def __init__(
         self,
         set_fuel: int,
+        get_fuel: int,
         call: int,
         context: int,
         function: int,
@@ -84,6 +81,7 @@ class CtypesCall:
     ) -> None:
         """
         set_fuel  address of wasmtime_context_set_fuel
+        get_fuel  address of wasmtime_context_get_fuel
         call      address of wasmtime_func_call_unchecked
         context   of the store
         function  address of a wasmtime_func_t
@@ -95,7 +93,7 @@ class CtypesCall:
 
         ValueError where an address is null.
         """
-        if not (set_fuel and call and context and function and trap) or capacity < 0:
+        if not (set_fuel and get_fuel and call and context and function and trap) or capacity < 0:
             raise ValueError("a guest's call needs addresses that are not null")
         if capacity and not buffer:
             raise ValueError("a guest's buffer needs an address")
@@ -107,6 +105,8 @@ class CtypesCall:
         # Two slots of 16 bytes, of which a number takes the first half.
         self._slots = (c_int64 * 4)()
         self._trap = c_void_p.from_address(trap)
+        self._fuel = fuel
+        self._get_fuel: Any = partial(_Function(get_fuel), c_void_p(context))
         self._set_fuel: Any = partial(_Function(set_fuel), c_void_p(context), c_uint64(fuel))
         self._call: Any = partial(
             _Function(call),
@@ -142,6 +142,13 @@ class CtypesCall:
             return None
         return int(slots[0])
 
+    def fuel_used(self) -> int:
+        """See HotCall."""
+        self._look()
+        left = c_uint64(self._fuel)
+        self._get_fuel(byref(left))
+        return max(0, self._fuel - left.value)
+
     def take_error(self) -> int | None:
         """See HotCall."""
         error, self._error = self._error, None
@@ -156,7 +163,7 @@ class CtypesCall:
             raise RuntimeError("the instance is closed")
 
 
-def _best() -> Callable[[int, int, int, int, int, int, int, int, int, object], HotCall]:
+def _best() -> Callable[[int, int, int, int, int, int, int, int, int, int, object], HotCall]:
     try:
         from proxy.plugins import _guestcall
     except ImportError:

@@ -167,8 +167,7 @@ class _Entry:
     """Everything a fast call touches, found once per instance."""
 
     __slots__ = (
-        "allowance", "call", "capacity", "free", "fuel", "give", "instance", "read_fuel", "sandbox",
-        "set_fuel",
+        "allowance", "call", "capacity", "free", "give", "instance", "sandbox", "set_fuel",
     )  # fmt: skip
 
     def __init__(self, instance: Instance, hook: int, fuel: int) -> None:
@@ -183,7 +182,6 @@ class _Entry:
         self.free = None if dealloc is None else sandbox.hot_call(dealloc, fuel, 0, 0)
         self.allowance = sandbox.deadline
         self.set_fuel = sandbox.refueller(fuel)
-        self.read_fuel, self.fuel = sandbox.fuel_reader()
 
 
 @final
@@ -234,11 +232,9 @@ class ResidentHook(PluginHook):
         stats = self.stats
         calls = stats.calls
         if calls < EXACT_CALLS:
-            entry.read_fuel()
-            stats.fuel += self._fuel - entry.fuel.value
+            stats.fuel += entry.call.fuel_used()
         elif calls % FUEL_SAMPLE == 0:
-            entry.read_fuel()
-            stats.fuel += (self._fuel - entry.fuel.value) * FUEL_SAMPLE
+            stats.fuel += entry.call.fuel_used() * FUEL_SAMPLE
         answer: bytes | None = None
         if packed != 0 or length > entry.capacity:
             answer = self._finish(entry, packed, address, length, started_s)
@@ -329,8 +325,7 @@ class ResidentHook(PluginHook):
 
     def _stopped(self, entry: _Entry, stopped: GuestStopped, started_s: float) -> PluginFailed:
         """Count a failed call; after a trap the instance is never used again."""
-        entry.read_fuel()
-        self.stats.fuel += self._fuel - entry.fuel.value
+        self.stats.fuel += entry.call.fuel_used()
         if stopped.cause != CAUSE_BAD_ANSWER:
             self.owner.discard(entry.instance)
         self.observe(started_s)

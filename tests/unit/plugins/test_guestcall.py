@@ -124,7 +124,8 @@ def test_each_call_has_its_whole_fuel(sandbox):
     call = hot(sandbox, "place", fuel=50)
     for _ in range(100):
         assert call.give(b"abc") is not None
-    assert 0 < 50 - sandbox.fuel_left() < 20
+    assert 0 < call.fuel_used() < 20
+    assert call.fuel_used() == 50 - sandbox.fuel_left()
     # `run` has what is left of it.
     before = sandbox.fuel_left()
     call.run(1, 2)
@@ -142,6 +143,7 @@ def test_an_endless_loop_ends_by_fuel(sandbox):
     call = hot(sandbox, "loop")
     assert call.give(b"x") is None
     assert sandbox.stopped(call.take_error()).cause == "fuel"
+    assert call.fuel_used() == FUEL
 
 
 def test_an_endless_loop_ends_by_the_clock_and_its_error_is_handed_over(sandbox):
@@ -182,6 +184,8 @@ def test_after_the_sandbox_nothing_is_called(sandbox):
         call.give(b"x")
     with pytest.raises(RuntimeError, match="closed"):
         call.run(1, 2)
+    with pytest.raises(RuntimeError, match="closed"):
+        call.fuel_used()
     function = ffi.GuestFunction(
         sandbox, FAST, ctypes.c_void_p(), wasmtime._ffi.wasmtime_func_t(), 2
     )
@@ -200,7 +204,7 @@ def test_its_owner_lives_as_long_as_it_and_not_longer(kind):
         pass
 
     owner = Owner()
-    call = kind(1, 1, 1, 1, ctypes.addressof(ctypes.c_void_p()), 1, 0, 0, 0, owner)
+    call = kind(1, 1, 1, 1, 1, ctypes.addressof(ctypes.c_void_p()), 1, 0, 0, 0, owner)
     # A cycle through it is found.
     owner.call = call  # type: ignore[attr-defined]
     gone = weakref.ref(owner)
@@ -212,9 +216,9 @@ def test_its_owner_lives_as_long_as_it_and_not_longer(kind):
     assert gone() is None
 
 
-@pytest.mark.parametrize("position", range(5))
+@pytest.mark.parametrize("position", range(6))
 def test_null_is_not_an_address(kind, position):
-    addresses = [1] * 5
+    addresses = [1] * 6
     addresses[position] = 0
     with pytest.raises(ValueError, match="not null"):
         kind(*addresses, 1, 0, 0, 0, None)
@@ -223,4 +227,4 @@ def test_null_is_not_an_address(kind, position):
 @pytest.mark.parametrize(("buffer", "capacity"), [(0, 1), (1, -1)])
 def test_a_buffer_has_an_address_and_a_size(kind, buffer, capacity):
     with pytest.raises(ValueError, match="address"):
-        kind(1, 1, 1, 1, 1, 1, buffer, capacity, 0, None)
+        kind(1, 1, 1, 1, 1, 1, 1, buffer, capacity, 0, None)
