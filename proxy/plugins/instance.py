@@ -14,6 +14,7 @@ import wasmtime
 from proxy.hooks.points import BLOCKED
 from proxy.plugins import ffi
 from proxy.plugins.ffi import U32, GuestFunction, GuestStopped, Imports, Sandbox
+from proxy.plugins.guestcall import HotCall
 from proxy.plugins.host import table
 from proxy.plugins.host.guest import Guest
 from proxy.plugins.host.plain import config_json
@@ -24,6 +25,9 @@ from proxy.plugins.runtime import Runtime
 
 CAUSE_BAD_ANSWER: Final = "bad_answer"
 CAUSE_INPUT: Final = "input"
+
+_DEALLOC: Final = -1
+"""Where `dealloc` is among the numbers of hooks."""
 
 
 @final
@@ -107,7 +111,7 @@ class Instance:
     """
 
     __slots__ = (
-        "_alloc", "_blueprint", "_hooks", "address", "buffer", "dealloc", "is_closed", "linked",
+        "_alloc", "_blueprint", "_hooks", "_hot_calls", "address", "buffer", "dealloc", "is_closed", "linked",
         "sandbox", "served",
     )  # fmt: skip
 
@@ -118,6 +122,7 @@ class Instance:
         self._blueprint = blueprint
         self.linked = linked
         self._hooks: dict[int, GuestFunction] = {}
+        self._hot_calls: dict[int, HotCall] = {}
         self.buffer = memoryview(b"")
         self.address = 0
         self.served = 0
@@ -201,6 +206,24 @@ class Instance:
             function = self._exported(self._blueprint.shape.exports[number], 2)
             self._hooks[number] = function
         return function
+
+    def hot_call(self, number: int, fuel: int) -> HotCall:
+        """The export of a hook for the hot path; its fuel is always the same."""
+        call = self._hot_calls.get(number)
+        if call is None:
+            call = self.sandbox.hot_call(self.hook(number), fuel, self.address, len(self.buffer))
+            self._hot_calls[number] = call
+        return call
+
+    def hot_dealloc(self) -> HotCall | None:
+        """`dealloc` for the hot path, if there is one."""
+        if self.dealloc is None:
+            return None
+        call = self._hot_calls.get(_DEALLOC)
+        if call is None:
+            call = self.sandbox.hot_call(self.dealloc, 0, 0, 0)
+            self._hot_calls[_DEALLOC] = call
+        return call
 
     def place(self, payload: bytes) -> int:
         """Write an input into the guest's memory; its address. Runs `alloc` where needed."""
@@ -291,4 +314,5 @@ class Instance:
             self.buffer.release()
             self.buffer = memoryview(b"")
         self._hooks.clear()
+        self._hot_calls.clear()
         self.sandbox.close()

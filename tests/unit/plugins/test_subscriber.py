@@ -53,6 +53,15 @@ async def test_a_call_does_not_inherit_the_last_ones_time(load):
     assert deadline.left > 0
 
 
+async def test_the_way_into_an_instance_is_made_once(load):
+    hook = await load(MOODY, manifest("p"))
+    assert hook.call(b"{}") is None
+    first = hook._entry.call
+    hook.forget_instance()
+    assert hook.call(b"{}") is None
+    assert hook._entry.call is first
+
+
 async def test_half_open_lets_one_call_try(load, monkeypatch):
     now = 1_000.0
     monkeypatch.setattr(subscribers, "perf_counter", lambda: now)
