@@ -57,7 +57,8 @@ demo: $(VENV)/installed-demo  ## a primary, a standby, plugins and the proxy; AR
 
 test: $(VENV)/installed-test lint  ## lint, the whole suite, and the hot path again on the compiled build
 	@$(HAS_COMPILER) || echo "no C compiler here: the compiled build is not tested"
-	$(MAKE) --no-print-directory test-python
+	@# What `coverage` runs, in the same Python, is not run twice.
+	$(MAKE) --no-print-directory test-python ARGS='$(addprefix --ignore=,$(COVERAGE_TESTS))'
 	@# One core compiles while the other counts branches.
 	@if $(HAS_COMPILER); then $(MAKE) --no-print-directory -j2 coverage compiled && \
 		$(MAKE) --no-print-directory test-compiled; \
