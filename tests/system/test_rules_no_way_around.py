@@ -131,7 +131,7 @@ def test_a_text_is_judged_whichever_it_is(gated, text):
             assert tags(peer.ask(SYNC)) == b"Z"
 
 
-def test_a_text_is_judged_where_the_parser_cannot_be_trusted(gated):
+def test_rule_37_a_text_is_judged_where_the_parser_cannot_be_trusted(gated):
     with gated.through() as peer:
         peer.ask(query("SET standard_conforming_strings = off"))
         assert_blocked(gated, peer, query(r"SELECT '\'; SELECT 1 --', 'blockme'"))
@@ -210,7 +210,7 @@ def test_behind_a_copy_that_fails_a_query_is_judged(gated):
         assert gated.row("SELECT count(*) FROM marked") == (0,)
 
 
-def test_a_nul_hides_nothing(gated):
+def test_rule_35_a_nul_hides_nothing(gated):
     with gated.through() as peer:
         assert codes(peer.ask(query(f"SELECT 1\0; {MARK}"))) == ["08P01"]
         assert codes(peer.ask(parse("", f"SELECT 1\0; {MARK}") + bind() + execute() + SYNC)) == [

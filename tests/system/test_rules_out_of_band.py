@@ -1,8 +1,9 @@
-"""Rules 26, 27 and 40: what comes at any time, servers that end, and what is tried again."""
+"""Rules 26, 27, 34 and 40: what comes at any time, servers that end, what is tried again, cancels."""
 
 import os
 import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from tests.system.differential import (
     READY,
     SYNC,
     Differential,
+    Elsewhere,
     Frame,
     Peer,
     Until,
@@ -295,6 +297,49 @@ def test_rule_40_what_may_have_done_something_is_never_tried_again(both, data, t
         peer.wait(CLOSED)
         assert sqlstates(peer.trace()) == ["57P01"]
     assert both.row("SELECT count(*) FROM item WHERE id = 992") == (0,)
+
+
+def cancel(port: int, key: bytes) -> bytes:
+    """Send a CancelRequest; what is answered until the connection is closed."""
+    request = struct.pack("!II", len(key) + 8, 80877102) + key
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        connection.sendall(request)
+        answer = b""
+        while data := connection.recv(100):
+            answer += data
+    return answer
+
+
+def test_rule_34_a_cancel_hits_what_its_client_runs_now_and_nothing_else(both):
+    with both.through() as peer, both.through() as other:
+        assert peer.key[4:] != other.key[4:]
+        for seconds in (61, 62):
+            with Elsewhere(both, peer):
+                other.send(query("BEGIN"))
+                other.send(query(f"SELECT 'other', pg_sleep({seconds - 60})"))
+                peer.send(query(f"SELECT 'mine', pg_sleep({seconds})"))
+                serving(both, f"mine', pg_sleep({seconds})")
+                for wrong in (other.key[:4] + peer.key[4:], peer.key[:4] + b"none"):
+                    assert cancel(both.proxy.port, wrong) == b""
+                assert peer.quiet(0.3)
+                assert cancel(both.proxy.port, peer.key) == b""
+                assert sqlstates([frame.normal() for frame in peer.wait(READY)]) == ["57014"]
+                other.wait(Until(b"Z", 2))
+                other.ask(query("COMMIT"))
+        assert sqlstates(other.trace()) == []
+        assert peer.value("SELECT 'in step'") == "in step"
+
+
+def test_rule_34_a_cancel_that_comes_late_hits_nobody(both):
+    with both.through() as peer, both.through() as other:
+        for _ in range(20):
+            peer.send(query("SELECT 1"))
+            cancelling = threading.Thread(target=cancel, args=(both.proxy.port, peer.key))
+            cancelling.start()
+            peer.wait(READY)
+            assert other.value("SELECT 'mine', pg_sleep(0.02)") == "mine"
+            cancelling.join()
+        assert peer.value("SELECT 'in step'") == "in step"
 
 
 def test_rule_27_an_error_in_each_of_many_pipelined_groups(both):

@@ -185,6 +185,9 @@ def test_rule_03_looking_at_columns_ends_no_transaction_of_a_pipelines(both, cha
                       Until(b"C"), bind("k") + execute() + SYNC, READY], id="of a known statement"),
         pytest.param([close("S", "none") + FLUSH, Until(b"3"), parse("", "SELECT 1") + bind()
                       + execute() + SYNC, READY], id="of what needs no server"),
+        pytest.param([query("BEGIN"), READY, parse("a", "SELECT 77") + close("S", "a") + SYNC, READY,
+                      parse("b", "SELECT 77") + FLUSH, Until(b"1"), close("S", "b") + FLUSH,
+                      Until(b"3"), SYNC, READY], id="of what the connection has already"),
     ],
 )  # fmt: skip
 def test_rule_04_flush_is_honoured_at_once(both, script):

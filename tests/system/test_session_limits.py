@@ -114,7 +114,7 @@ def test_query_wait_notify_tells_once(start) -> None:
     assert notices == []
 
 
-def test_a_client_that_waits_can_cancel_57014(start) -> None:
+def test_rule_34_a_client_that_waits_can_cancel_57014(start) -> None:
     gate = start(pool={"size": 1})
     with RawClient(gate.port) as waiting, holding(gate, 1):
         waiting.login()

@@ -1,7 +1,9 @@
 """Session state that decides where a statement may run."""
 
+import contextlib
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from proxy.demo.cluster import EmbeddedPostgres, EmbeddedStandby
@@ -20,6 +22,24 @@ def gate(
     factory = few_connections(workspace, primary, standby, "session-routing")
     yield factory()
     factory.close()
+
+
+def at_standby(gate: RunningProxy) -> float:
+    """How often the standby was given anything so far."""
+    return gate.metrics().value("headgate_routed_total", target="standby")
+
+
+@pytest.fixture(scope="module")
+def objects(primary: EmbeddedPostgres, standby: EmbeddedStandby) -> None:
+    primary.execute(
+        "CREATE TABLE home (x int); INSERT INTO home VALUES (1); CREATE SEQUENCE home_numbers;"
+        "CREATE UNLOGGED TABLE home_unlogged AS SELECT 4 AS x;"
+        "CREATE FUNCTION home_function() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';"
+        "CREATE FUNCTION home_apart(int, int) RETURNS bool LANGUAGE sql AS 'SELECT $1 > $2';"
+        "CREATE OPERATOR public.~~~ (FUNCTION = home_apart, LEFTARG = int, RIGHTARG = int);"
+        "CREATE PROCEDURE home_call() LANGUAGE sql AS 'SELECT 1'"
+    )
+    standby.wait_until_caught_up()
 
 
 @pytest.mark.parametrize(
@@ -41,15 +61,95 @@ def test_rule_38_what_a_standby_cannot_do_stays_on_the_primary(
     with gate.connect() as client:
         assert one(client, HERE) is True
         client.execute(cause)
+        before = at_standby(gate)
         for _ in range(3):
             assert one(client, HERE) is False
+        assert at_standby(gate) == before
         client.execute(end)
         assert one(client, HERE) is True
 
 
+NO_READS = [
+    *(
+        f"SELECT x FROM home FOR {lock}"
+        for lock in ("UPDATE", "NO KEY UPDATE", "SHARE", "KEY SHARE")
+    ),
+    "SELECT * FROM (SELECT x FROM home FOR UPDATE) AS q",
+    "WITH w AS (INSERT INTO home VALUES (2) RETURNING x) SELECT x FROM w",
+    "WITH w AS (DELETE FROM home WHERE x = 2) SELECT 1",
+    "SELECT 1 AS x INTO home_too",
+    "CREATE TABLE home_too AS SELECT 1 AS x",
+    "EXPLAIN ANALYZE DELETE FROM home",
+    "EXPLAIN (ANALYZE true) UPDATE home SET x = 3",
+    "CALL home_call()",
+    "DO 'BEGIN END'",
+    "SELECT nextval('home_numbers')",
+    "SELECT setval('home_numbers', 5)",
+    "SELECT set_config('home.name', 'x', true)",
+    "SELECT pg_notify('home', 'x')",
+    "NOTIFY home",
+    "SELECT pg_advisory_xact_lock(7)",
+    "SELECT pg_try_advisory_xact_lock_shared(7, 8)",
+    "SELECT lo_create(0)",
+    "SELECT txid_current()",
+    "SELECT pg_current_xact_id()",
+    "SELECT random()",
+    "SELECT home_function()",
+    "SELECT 1 WHERE EXISTS (SELECT home_function())",
+    "SELECT x FROM home ORDER BY home_function()",
+    "SELECT 1 OPERATOR(public.~~~) 2",
+    # To the parser here no text: longer than what is parsed.
+    "SELECT 1 /*" + 70_000 * "." + "*/",
+]
+
+
+@pytest.mark.parametrize("sql", NO_READS, ids=lambda sql: sql[:60])
+def test_rule_38_what_is_no_read_is_never_tried_on_a_standby(
+    gate: RunningProxy, objects: None, sql: str
+) -> None:
+    """A standby would refuse most of it, and then the primary runs it: so what is sent is counted."""
+    with gate.connect() as client:
+        for sent in (sql, f"/* once more */ {sql}"):
+            before = at_standby(gate)
+            with contextlib.suppress(psycopg.errors.DuplicateTable):
+                client.execute(sent)
+            assert at_standby(gate) == before
+        # The same by the extended protocol.
+        with contextlib.suppress(psycopg.errors.DuplicateTable):
+            client.execute(sql, prepare=True)
+        assert at_standby(gate) == before
+        assert one(client, HERE) is True
+
+
+def test_rule_38_lock_and_fetch_stay_where_their_transaction_is(
+    gate: RunningProxy, objects: None
+) -> None:
+    with gate.connect() as client:
+        for begin in ("LOCK TABLE home", "DECLARE c CURSOR FOR SELECT x FROM home_unlogged"):
+            before = at_standby(gate)
+            client.execute("BEGIN")
+            client.execute(begin)
+            if begin.startswith("DECLARE"):
+                assert client.execute("FETCH c").fetchone() == (4,)
+            assert one(client, HERE) is False
+            client.execute("COMMIT")
+            assert at_standby(gate) == before
+
+
+def test_rule_38_an_unlogged_table_is_read_on_the_primary(
+    gate: RunningProxy, objects: None
+) -> None:
+    """Its text tells nobody: the standby refuses, and the read goes to the primary unseen."""
+    with gate.connect() as client:
+        assert one(client, "SELECT x FROM home_unlogged") == 4
+        assert client.execute("SELECT x FROM home_unlogged", prepare=True).fetchone() == (4,)
+
+
 def test_rule_38_serializable_from_the_startup_packet(gate: RunningProxy) -> None:
     with gate.connect(options="-c default_transaction_isolation=serializable") as client:
+        before = at_standby(gate)
         assert one(client, HERE) is False
+        assert at_standby(gate) == before
         assert one(client, "SHOW transaction_isolation") == "serializable"
 
 

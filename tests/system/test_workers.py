@@ -97,7 +97,9 @@ def test_one_line_says_that_all_are_ready(running: RunningProxy) -> None:
     assert {int(running.metrics().value("headgate_ready", worker=str(w))) for w in (0, 1)} == {1}
 
 
-def test_a_cancel_request_finds_its_worker(running: RunningProxy, opened: list[Client]) -> None:
+def test_rule_34_a_cancel_request_finds_its_worker(
+    running: RunningProxy, opened: list[Client]
+) -> None:
     clients = client_of_each(running, opened)
     # The kernel chooses the worker that each request reaches.
     for _ in range(5):

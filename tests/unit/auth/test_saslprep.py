@@ -26,7 +26,7 @@ from tests.support import strategies
         ("\u0627", "\u0627".encode()),
     ],
 )
-def test_prepared(password: str, expected: bytes) -> None:
+def test_rule_32_prepared(password: str, expected: bytes) -> None:
     assert prepare(password) == expected
 
 
@@ -49,7 +49,7 @@ def test_prepared(password: str, expected: bytes) -> None:
         "\U0001f600",  # likewise: an emoji
     ],
 )
-def test_what_rfc_4013_refuses_is_used_as_it_is(password: str) -> None:
+def test_rule_32_what_rfc_4013_refuses_is_used_as_it_is(password: str) -> None:
     assert prepare(password) == password.encode()
 
 

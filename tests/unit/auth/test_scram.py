@@ -212,7 +212,9 @@ def test_garbage_raises_only_protocol_violation(data: bytes, lead: bytes) -> Non
         (b"p=tls-server-end-point,,n=,r=a", "08P01", "channel binding, but it is not supported"),
     ],
 )
-def test_first_messages_that_are_refused(message: bytes, sqlstate: str, reason: str) -> None:
+def test_rule_32_first_messages_that_are_refused(
+    message: bytes, sqlstate: str, reason: str
+) -> None:
     found = violation(server().first, message)
     assert reason in found.message
     assert found.sqlstate == sqlstate
@@ -358,13 +360,13 @@ def test_a_proof_changed_anywhere_is_wrong(place: int, difference: int) -> None:
         (b"x" * 1024 + b",s=YQ==,i=1", "invalid server nonce"),
     ],
 )
-def test_challenges_that_are_refused(rest: bytes, reason: str) -> None:
+def test_rule_32_challenges_that_are_refused(rest: bytes, reason: str) -> None:
     ours = client()
     ours.first()
     assert reason in violation(ours.final, b"r=" + ours.nonce + rest).message
 
 
-def test_a_challenge_for_somebody_else() -> None:
+def test_rule_32_a_challenge_for_somebody_else() -> None:
     ours = client()
     ours.first()
     found = violation(ours.final, b"r=" + b"x" * 40 + b",s=YQ==,i=1")

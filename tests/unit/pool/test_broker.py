@@ -318,7 +318,7 @@ def test_a_login_tells_the_role_where_the_monitor_could_not() -> None:
     assert stage.nodes.by_name["pg2"].role == ROLE_PRIMARY
 
 
-def test_25006_has_the_node_looked_at_and_the_connection_closed() -> None:
+def test_rule_39_25006_has_the_node_looked_at_and_the_connection_closed() -> None:
     stage = Stage()
     link = connect(stage)
     stage.broker.demoted(link)

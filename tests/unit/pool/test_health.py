@@ -94,7 +94,7 @@ def at(name: str, server: EmbeddedPostgres, **more: Any) -> model.Node:
     return model.Node(name=name, host="127.0.0.1", port=server.port, **more)
 
 
-async def test_roles_and_lag_of_real_servers(
+async def test_rule_39_roles_and_lag_of_real_servers(
     primary: EmbeddedPostgres, standby: EmbeddedStandby, checkups: list[Checkup]
 ) -> None:
     silent = model.Node(name="nobody", port=take_port())

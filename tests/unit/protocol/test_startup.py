@@ -34,7 +34,7 @@ def test_startup_message_comes_back(message: StartupMessage) -> None:
 
 
 @given(strategies.cancel_requests)
-def test_cancel_request_comes_back(message: CancelRequest) -> None:
+def test_rule_30_cancel_request_comes_back(message: CancelRequest) -> None:
     back = decode_first(message.encode())
     assert isinstance(back, CancelRequest)
     assert (back.process_id, back.secret_key) == (message.process_id, message.secret_key)

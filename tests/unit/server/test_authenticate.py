@@ -1,14 +1,17 @@
 """The methods: right and wrong proofs, unknown users alike, what is learned for the servers."""
 
+import asyncio
 import hashlib
 import ssl
+import time
 from collections.abc import Callable
 
 import pytest
 
 from proxy.auth import md5, scram
-from proxy.auth.userstore import Credentials
-from proxy.server.authenticate import AuthChoice, OneMethod, new_mock_seed
+from proxy.auth.userstore import Credentials, FoundSecret, UserStore
+from proxy.observe.counters import Counters
+from proxy.server.authenticate import AuthChoice, Authenticator, OneMethod, new_mock_seed
 from proxy.server.tls import NO_TLS, ServerTls
 from tests.unit.server.guests import Directory, Entrance, MappedCertificates
 from tests.unit.server.peers import (
@@ -201,6 +204,46 @@ async def test_rule_31_an_unknown_user_looks_like_a_known_one_at_every_try() -> 
     assert len(known[0]) == len(unknown[0])
     assert unknown == unknown_again
     assert known[0] != unknown[0]
+
+
+async def test_rule_31_an_unknown_user_costs_as_much_as_a_wrong_password(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    derived: list[int] = []
+    derive = hashlib.pbkdf2_hmac
+
+    def counted(name: str, password: bytes, salt: bytes, iterations: int) -> bytes:
+        derived.append(iterations)
+        return derive(name, password, salt, iterations)
+
+    monkeypatch.setattr(hashlib, "pbkdf2_hmac", counted)
+    entrance = Entrance("password", users={"a": STORED})
+    async with open_door(entrance) as door:
+        entrance.door = door
+        for user in ("a", "nobody"):
+            async with raw_client(door.port) as client:
+                fields = await log_in_with_password(client, user, b"wrong")
+                assert (fields["C"], fields["M"]) == ("28P01", FAILED.format(user))
+    known, unknown = derived
+    assert known == unknown
+
+
+async def test_rule_31_who_is_known_already_waits_as_long_as_who_is_asked_for() -> None:
+    class Slow(Directory):
+        async def look_up(self, user: str, database: str) -> FoundSecret | None:
+            await asyncio.sleep(0.05)
+            return await super().look_up(user, database)
+
+    users = UserStore({}, Slow({"a": "right"}), 60.0)
+    authenticator = Authenticator(
+        OneMethod("password"), users, Counters(), True, time.monotonic, time.time, b"seed"
+    )
+    assert await authenticator.find("a", "app") is not None
+    for _ in range(20):
+        assert await authenticator.find("nobody", "app") is None
+    started_s = time.monotonic()
+    assert await authenticator.find("a", "app") is not None
+    assert time.monotonic() - started_s > 0.03
 
 
 async def test_an_md5_secret_cannot_be_used_with_scram() -> None:

@@ -212,6 +212,31 @@ async def test_tls_modes(
             assert "certificate is not accepted" in text
 
 
+@pytest.mark.parametrize("alpn", ["postgresql", "http/1.1", ""])
+async def test_rule_29_direct_tls_wants_the_protocols_name_of_a_server(
+    certificates: Certificates, alpn: str
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificates.issue("db.internal"))
+    if alpn:
+        context.set_alpn_protocols([alpn])
+
+    async def script(peer: RawClient) -> None:
+        await peer.writer.start_tls(context)
+        await trusting(peer)
+
+    async with ScriptedServer(script) as server:
+        dialing = Dialing(server.port, NodeTls(mode="require", negotiation="direct"))
+        if alpn == "postgresql":
+            await dialing.open()
+            await dialing.close()
+        else:
+            assert await dialing.lost() == (
+                "08001",
+                'server "pg1" took direct TLS without ALPN postgresql',
+            )
+
+
 async def test_require_with_an_authority_verifies_as_libpq_does(
     certificates: Certificates, tmp_path: Path
 ) -> None:

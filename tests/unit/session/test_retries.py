@@ -101,7 +101,7 @@ def test_nothing_is_run_again_once_the_client_has_seen_a_row() -> None:
     assert play.broker.routes == [READ]
 
 
-def test_nothing_is_run_again_in_a_transaction() -> None:
+def test_rule_40_nothing_is_run_again_in_a_transaction() -> None:
     play = Playbook()
     play.f(query(b"BEGIN"))
     play.b(complete(b"BEGIN") + READY_T)

@@ -228,7 +228,7 @@ def test_answers_of_a_look() -> None:
 @pytest.mark.parametrize(
     "broken", [row(b"s", b"a"), row(b"x", b"a", b"zz"), error("42501", "no"), error("", "")]
 )
-def test_what_cannot_be_known_stays_with_its_client(broken: bytes) -> None:
+def test_rule_15_what_cannot_be_known_stays_with_its_client(broken: bytes) -> None:
     play = looking()
     play.b(broken + READY)
     assert play.session.state.pins == ["unknown state"]
