@@ -30,7 +30,7 @@ SOURCES = $(shell find proxy hatch_build.py -name '*.py' -o -name '*.c' 2>/dev/n
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test coverage lint format test-python test-compiled compiled bench fuzz soak chaos \
-	drivers wheel clean
+	mutants drivers wheel clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "%-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -110,6 +110,9 @@ soak: $(VENV)/installed-test  ## long runs that watch memory, descriptors and po
 
 chaos: $(VENV)/installed-test  ## cuts, delays and kills under traffic
 	$(PYTEST) -m chaos --timeout 0 $(ARGS)
+
+mutants: $(VENV)/installed-test  ## each rule of the protocol taken away: its test must fail
+	$(BIN)/python -m tests.mutants.runner $(ARGS)
 
 drivers: $(VENV)/installed-test  ## other people's drivers and tools through the proxy
 	$(PYTEST) -m drivers --timeout 0 $(ARGS)
