@@ -135,6 +135,15 @@ static PyObject *guestcall_run(GuestCall *self, PyObject *const *args, Py_ssize_
     return run_slots(self, first, second);
 }
 
+/* An engine with fuel, as all here are, gives no error. */
+static PyObject *guestcall_refuel(GuestCall *self, PyObject *Py_UNUSED(ignored))
+{
+    if (is_closed(self))
+        return NULL;
+    self->set_fuel(self->context, self->fuel);
+    Py_RETURN_NONE;
+}
+
 /* An engine with fuel, as all here are, gives no error; one that did would say that none was used. */
 static PyObject *guestcall_fuel_used(GuestCall *self, PyObject *Py_UNUSED(ignored))
 {
@@ -185,6 +194,7 @@ static void guestcall_dealloc(GuestCall *self)
 static PyMethodDef guestcall_methods[] = {
     {"give", (PyCFunction)guestcall_give, METH_O, NULL},
     {"run", (PyCFunction)(void (*)(void))guestcall_run, METH_FASTCALL, NULL},
+    {"refuel", (PyCFunction)guestcall_refuel, METH_NOARGS, NULL},
     {"fuel_used", (PyCFunction)guestcall_fuel_used, METH_NOARGS, NULL},
     {"take_error", (PyCFunction)guestcall_take_error, METH_NOARGS, NULL},
     {"close", (PyCFunction)guestcall_close, METH_NOARGS, NULL},

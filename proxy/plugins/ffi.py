@@ -367,13 +367,12 @@ class Sandbox:
         PULSE.need(deadline_ticks)
         self._binding.set_deadline(self._context, c_uint64(deadline_ticks))
 
-    def refueller(self, fuel: int) -> Any:
+    def count_ticks(self) -> None:
         """
-        `refuel` as a pre-bound call without arguments, for the hot path, which sets `deadline.left`
-        itself: from now on the store's deadline is the next tick.
+        For the hot path, which sets `deadline.left` before each call: from now on the store's deadline
+        is the next tick.
         """
         self._binding.set_deadline(self._context, c_uint64(1))
-        return partial(self._binding.set_fuel, self._context, c_uint64(fuel))
 
     def fuel_left(self) -> int:
         """Fuel that the last call did not use."""

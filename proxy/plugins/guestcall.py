@@ -45,8 +45,11 @@ class HotCall(Protocol):
     def run(self, first: int, second: int, /) -> int | None:
         """Call with these arguments, on the fuel that is left; the same otherwise."""
 
+    def refuel(self) -> None:
+        """Set the fuel, for calls by `run`."""
+
     def fuel_used(self) -> int:
-        """Of the fuel that the last `give` has set, what is used by now."""
+        """Of the fuel that was set last, what is used by now."""
 
     def take_error(self) -> int | None:
         """Address of the last call's wasmtime_error_t, whose owner is now the caller; or None."""
@@ -141,6 +144,11 @@ class CtypesCall:
         if error or self._trap.value:
             return None
         return int(slots[0])
+
+    def refuel(self) -> None:
+        """See HotCall."""
+        self._look()
+        self._set_fuel()
 
     def fuel_used(self) -> int:
         """See HotCall."""

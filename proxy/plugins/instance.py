@@ -26,8 +26,9 @@ from proxy.plugins.runtime import Runtime
 CAUSE_BAD_ANSWER: Final = "bad_answer"
 CAUSE_INPUT: Final = "input"
 
-_DEALLOC: Final = -1
-"""Where `dealloc` is among the numbers of hooks."""
+# Among the numbers of hooks.
+_ALLOC: Final = -1
+_DEALLOC: Final = -2
 
 
 @final
@@ -215,14 +216,19 @@ class Instance:
             self._hot_calls[number] = call
         return call
 
+    def hot_alloc(self) -> HotCall | None:
+        """`alloc` for the hot path, if there is one; its second argument is nothing."""
+        return self._hot(_ALLOC, self._alloc)
+
     def hot_dealloc(self) -> HotCall | None:
         """`dealloc` for the hot path, if there is one."""
-        if self.dealloc is None:
-            return None
-        call = self._hot_calls.get(_DEALLOC)
-        if call is None:
-            call = self.sandbox.hot_call(self.dealloc, 0, 0, 0)
-            self._hot_calls[_DEALLOC] = call
+        return self._hot(_DEALLOC, self.dealloc)
+
+    def _hot(self, number: int, function: GuestFunction | None) -> HotCall | None:
+        call = self._hot_calls.get(number)
+        if call is None and function is not None:
+            call = self.sandbox.hot_call(function, 0, 0, 0)
+            self._hot_calls[number] = call
         return call
 
     def place(self, payload: bytes) -> int:
@@ -236,6 +242,12 @@ class Instance:
                 CAUSE_INPUT, f"input of {length} bytes; the input buffer has {len(self.buffer)}"
             )
         address = self._alloc(length) & U32
+        self.put(address, payload)
+        return address
+
+    def put(self, address: int, payload: bytes) -> None:
+        """Write an input to where `alloc` has said. Raises GuestStopped where it cannot be."""
+        length = len(payload)
         if address == 0 or not self.sandbox.holds(address, length):
             cause = CAUSE_BAD_ANSWER
             if self.sandbox.memory_bytes + ffi.PAGE_BYTES > self.sandbox.memory_limit_bytes:
@@ -244,7 +256,6 @@ class Instance:
                 cause, f"alloc({length}) answered {address}, which reaches outside memory"
             )
         self.sandbox.memory[address : address + length] = payload
-        return address
 
     def release_input(self, address: int, length: int) -> None:
         """Hand back an input's memory, unless it is in the input buffer."""

@@ -213,7 +213,8 @@ def test_ticks_can_be_counted_without_a_deadline_for_each_call(sandbox, monkeypa
         FAST.set_deadline(sandbox._context, ctypes.c_uint64(0))
         mix(1, 2)
 
-    sandbox.refueller(FUEL)()
+    sandbox.refuel(FUEL, TICKS)
+    sandbox.count_ticks()
     for _ in range(2):
         # A call of three ticks, none of which it has from the call before.
         sandbox.deadline.left = 3
@@ -223,12 +224,6 @@ def test_ticks_can_be_counted_without_a_deadline_for_each_call(sandbox, monkeypa
     now += GRACE_NS
     with pytest.raises(GuestStopped, match="time limit exceeded"):
         meet_a_tick()
-
-
-def test_the_refueller_does_what_refuel_does(sandbox):
-    set_fuel = sandbox.refueller(5000)
-    set_fuel()
-    assert sandbox.fuel_left() == 5000
 
 
 def test_host_functions_get_arguments_and_give_results(module):

@@ -127,9 +127,11 @@ def test_each_call_has_its_whole_fuel(sandbox):
     assert 0 < call.fuel_used() < 20
     assert call.fuel_used() == 50 - sandbox.fuel_left()
     # `run` has what is left of it.
-    before = sandbox.fuel_left()
+    before = call.fuel_used()
     call.run(1, 2)
-    assert sandbox.fuel_left() < before
+    assert call.fuel_used() > before
+    call.refuel()
+    assert call.fuel_used() == 0
 
 
 def test_a_trap_is_left_for_who_asks(sandbox):
@@ -186,6 +188,8 @@ def test_after_the_sandbox_nothing_is_called(sandbox):
         call.run(1, 2)
     with pytest.raises(RuntimeError, match="closed"):
         call.fuel_used()
+    with pytest.raises(RuntimeError, match="closed"):
+        call.refuel()
     function = ffi.GuestFunction(
         sandbox, FAST, ctypes.c_void_p(), wasmtime._ffi.wasmtime_func_t(), 2
     )
