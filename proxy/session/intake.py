@@ -380,7 +380,7 @@ class Intake(Framing):
             # It would be read in another way if it had to be prepared anew where it runs now.
             message.prepared = self._as_raw(prepared)
         if not prepared.is_foreign and (
-            prepared.is_special or (prepared.is_raw and namespace.may_forget(prepared.sql))
+            prepared.is_special or (prepared.is_raw and namespace.may_change(prepared.sql))
         ):
             self._has_command = True
         self._note_execution(OPAQUE_TEXT if prepared.is_foreign else prepared.sql_facts)

@@ -174,10 +174,10 @@ def note_text(
     if not runs_prepared(facts):
         if prepared is None:
             if batch.is_raw:
-                known = note_forgotten(exchange, frame[5:-1], classifier)
+                known = note_raw_text(exchange, frame[5:-1], classifier)
                 batch.facts = known if known is not None else batch.facts
         elif prepared.is_raw and message.tag == tags.BIND:
-            note_forgotten(exchange, prepared.sql, classifier)
+            note_raw_text(exchange, prepared.sql, classifier)
         return
     # Names are looked for in the text, so the facts must be those of this very text.
     originals = batch.judged
@@ -220,21 +220,24 @@ def note_effects(
             exchange.effects.append(Effect(first + index, kind, name, prepared))
 
 
-def may_forget(text: bytes) -> bool:
-    """Whether a text that must be judged raw (rule 37) drops statements, however it is read."""
+def may_change(text: bytes) -> bool:
+    """Whether a text that must be judged raw (rule 37) may do something to names, however it is read."""
     lowered = text.lower()
     return (
-        (b"deallocate" in lowered or b"discard" in lowered) and b"\\" not in text and text.isascii()
+        # DEALLOCATE of all has no other word in it.
+        (b"prepare" in lowered or b"deallocate" in lowered or b"discard" in lowered)
+        and b"\\" not in text
+        and text.isascii()
     )
 
 
-def note_forgotten(exchange: Exchange, text: bytes, classifier: Classifier) -> TextFacts | None:
+def note_raw_text(exchange: Exchange, text: bytes, classifier: Classifier) -> TextFacts | None:
     """
-    Note which names a text drops that must be judged raw.
+    Note what a text that must be judged raw does to names; what it prepares is raw too.
 
     Facts on it, to find the names by, unless it executes what nobody has judged as that.
     """
-    if not may_forget(text):
+    if not may_change(text):
         return None
     facts = classifier.exact(text)
     statements = facts.statements
@@ -244,11 +247,15 @@ def note_forgotten(exchange: Exchange, text: bytes, classifier: Classifier) -> T
         kind = statement.prepared
         if kind == PREPARED_EXECUTE:
             executes = True
-        elif kind == PREPARED_DEALLOCATE or kind == PREPARED_DISCARD_ALL:
+        elif kind != PREPARED_NONE:
+            prepared: Prepared | None = None
+            if kind == PREPARED_PREPARE:
+                unknown = classifier.unknown(statement.text).statements[0]
+                prepared = foreign(unknown, statement.text)
             name = statement.prepared_name.encode("utf-8", "surrogateescape")
             if exchange.effects is None:
                 exchange.effects = []
-            exchange.effects.append(Effect(exchange.commands_sent + index, kind, name, None))
+            exchange.effects.append(Effect(exchange.commands_sent + index, kind, name, prepared))
     return facts if not executes else None
 
 

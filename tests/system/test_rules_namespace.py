@@ -259,6 +259,15 @@ def test_rule_11_names_are_dropped_also_where_texts_may_be_read_in_another_way(b
             READY,
             bind("a") + execute() + SYNC,
             READY,
+            parse("", "PREPARE c AS SELECT 5") + bind() + execute() + parse("c", "SELECT 6") + SYNC,
+            READY,
+            query("EXECUTE c"),
+            READY,
         ]
     )
-    assert sqlstates(trace) == ["26000", "26000"]
+    assert sqlstates(trace) == ["26000", "26000", "42P05"]
+
+
+def test_rule_11_what_is_described_is_what_a_name_stands_for_there(both):
+    group = parse("c", "EXECUTE b") + describe("S", "c") + parse("b", "SELECT 1") + SYNC
+    both.same([group, READY])

@@ -214,7 +214,7 @@ def with_statements(*statements: tuple[bytes, bytes]) -> Playbook:
         (b"DEALLOCATE s", b"DEALLOCATE", {b"t"}),
         (b"DEALLOCATE s; DEALLOCATE t", b"DEALLOCATE", {b"t"}),
         (b"DISCARD PLANS", b"DISCARD PLANS", {b"s", b"t"}),
-        (b"PREPARE s AS SELECT 'deallocate'", b"PREPARE", {b"s", b"t"}),
+        (b"SELECT 'discard'", b"SELECT 1", {b"s", b"t"}),
         # These may be read in another way, and are not guessed at.
         (b"DEALLOCATE ALL -- \\", b"DEALLOCATE ALL", {b"s", b"t"}),
         ("DEALLOCATE ALL -- é".encode(), b"DEALLOCATE ALL", {b"s", b"t"}),
@@ -247,6 +247,19 @@ def test_rule_11_raw_text_drops_statements_where_it_reads_the_same_everywhere(
 def test_rule_11_raw_text_finds_the_statement_that_it_drops(sql: bytes, sent: bytes) -> None:
     play = with_statements((b"s", b"SELECT 1"), (b"t", b"SELECT 2"))
     assert play.f(query(sql)) == query(sent)
+
+
+def test_rule_11_raw_text_that_prepares_takes_the_name() -> None:
+    """Until the next look at what the session has left, which may be never in session mode."""
+    play = with_statements()
+    play.f(parse(b"", b"PREPARE s AS SELECT 1") + bind(b"") + execute() + parse(b"s", b"SELECT 2"))
+    play.f(frontend.SYNC)
+    play.b(backend.PARSE_COMPLETE + backend.BIND_COMPLETE + complete(b"PREPARE"))
+    said = play.b(error("42601", "syntax error") + READY)
+    assert b"C42P05\0" in said
+    assert list(play.session.intake.foreign) == [b"s"]
+    facts = play.session.intake.foreign[b"s"].facts
+    assert [statement.kind for statement in facts.statements] == ["unknown"]
 
 
 def test_rule_11_raw_text_that_fails_drops_nothing() -> None:
