@@ -423,6 +423,9 @@ class Intake(Framing):
             message.refusal = unknown_statement(name)
         else:
             prepared.is_described = True
+            if prepared.is_special and not prepared.is_foreign:
+                # What it executes is looked up now, before anything behind it has a name.
+                self._has_command = True
 
     def _note_described(self) -> None:
         """A portal is described: it may be of any statement that is bound in this batch."""

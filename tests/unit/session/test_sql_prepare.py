@@ -21,6 +21,7 @@ from tests.support.playbook import (
     bind,
     close,
     complete,
+    describe,
     error,
     execute,
     parse,
@@ -274,6 +275,16 @@ def test_bind_of_an_execute_that_nobody_minds_goes_on() -> None:
     play.b(backend.PARSE_COMPLETE + backend.BIND_COMPLETE + complete(b"DELETE 1") + READY)
     play.looked_at(row(b"q", b"a", b"PREPARE a AS DELETE FROM t"))
     assert play.f(bind(b"") + execute() + SYNC) == group
+
+
+def test_described_execute_runs_nothing_that_is_prepared_behind_it() -> None:
+    play = Playbook()
+    ahead = parse(b"c", b"EXECUTE b") + describe(b"c")
+    sent = play.f(ahead + parse(b"b", b"SELECT 1") + SYNC)
+    assert sent.startswith(parse(b"headgate_1", b"EXECUTE b") + describe(b"headgate_1"))
+    none = backend.parameter_description([]) + backend.NO_DATA
+    replies = backend.PARSE_COMPLETE + none + backend.PARSE_COMPLETE + READY
+    assert play.b(replies) == replies
 
 
 def test_each_execute_of_a_query_runs_what_the_plugins_want() -> None:
