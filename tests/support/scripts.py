@@ -314,7 +314,7 @@ class Writer:
 
     def script(self) -> list[Turn]:
         turns = [self.turn() for _ in range(self.dice.randrange(1, 9))]
-        return without_syncs_in_copies(turns)
+        return comparable(turns)
 
     def turn(self) -> Turn:
         dice = self.dice
@@ -452,6 +452,40 @@ class Writer:
 
     def now_and_then(self, share: float) -> bool:
         return self.dice.random() < share
+
+
+UNKNOWN: Final = (b"standard_conforming_strings = off", b"'SJIS'")
+"""What makes a session's texts unknown to the proxy."""
+
+
+def comparable(script: list[Turn]) -> list[Turn]:
+    """The same without what docs/sessions.md says to be different."""
+    return without_executes(without_syncs_in_copies(script))
+
+
+def without_executes(script: list[Turn]) -> list[Turn]:
+    """
+    The same without a Describe of a prepared EXECUTE, and without any where texts are unknown.
+
+    Its columns are those of what it executes when it was parsed; here those of what it would execute.
+    """
+    everything = b"".join(message for turn in script for message in turn.messages)
+    is_unknown = any(word in everything for word in UNKNOWN)
+    executes: set[bytes] = set()
+    found: list[Turn] = []
+    for turn in script:
+        kept: list[bytes] = []
+        for frame in split(b"".join(turn.messages)):
+            if frame[:1] == b"P":
+                name, text = frame[5:].split(b"\0")[:2]
+                if text.startswith(b"EXECUTE"):
+                    executes.add(name)
+            is_described = frame[:1] == b"D" and frame[5:6] == b"S" and frame[6:-1] in executes
+            if not is_described and not (is_unknown and b"EXECUTE" in frame):
+                kept.append(frame)
+        if kept:
+            found.append(turn._replace(messages=tuple(kept)))
+    return found
 
 
 def without_syncs_in_copies(script: list[Turn]) -> list[Turn]:
