@@ -31,7 +31,7 @@ from proxy.session.exchange import (
 )
 from proxy.session.intake import Intake
 from proxy.session.link import BackendLink
-from proxy.session.namespace import Renaming, Use
+from proxy.session.namespace import Places, Renaming, Use
 from proxy.sql.statement import (
     CONTROL_COMMIT,
     CONTROL_ROLLBACK,
@@ -323,14 +323,16 @@ def render(
                 if steps is None:
                     steps = _steps_before(batch, index)
                 frame = message.replacement or data[message.start : message.end]
+                step = Step(STEP_FORWARD, b"", message, b"")
                 made = _with_names(
-                    exchange, link, frame[5:-1], uses, True, steps, used, max_prepared
+                    exchange, link, frame[5:-1], uses, True, step, steps, used, max_prepared
                 )
                 pieces.append(data[run : message.start])
                 pieces.append(made.data)
                 pieces.append(frontend.encode_query(made.name))
                 run = message.end
-            elif message.replacement:
+                continue
+            if message.replacement:
                 if run < message.start:
                     pieces.append(data[run : message.start])
                 run = message.end
@@ -415,18 +417,22 @@ def _with_names(
     text: bytes,
     uses: list[Use],
     is_run: bool,
+    step: Step,
     steps: list[Step],
     used: set[bytes],
     max_prepared: int,
 ) -> Made:
-    """The text with the link's names in it, behind the Parses of those not yet there (rule 11)."""
+    """
+    The text with the link's names in it, behind the Parses of those not yet there (rule 11).
+
+    step  its own, which comes behind those of the Parses
+    """
     pieces: list[bytes] = []
     names: list[bytes] = []
-    renaming = Renaming()
-    if exchange.renaming is not None:
-        # Of several texts only the last one's positions are known; names are known of all.
-        renaming.names = exchange.renaming.names
-    exchange.renaming = renaming
+    renaming = exchange.renaming
+    if renaming is None:
+        renaming = Renaming()
+        exchange.renaming = renaming
     for use in uses:
         key = use.prepared.key
         used.add(key)
@@ -441,7 +447,11 @@ def _with_names(
                 exchange.dropped = []
             exchange.dropped.append(name)
         names.append(name)
-    return Made(b"".join(pieces), namespace.renamed(text, uses, names, renaming))
+    places = Places()
+    made = namespace.renamed(text, uses, names, renaming, places)
+    renaming.texts[step] = places
+    steps.append(step)
+    return Made(b"".join(pieces), made)
 
 
 def _stand_in(
@@ -467,13 +477,13 @@ def _stand_in(
         exchange.gone = gone
     if not uses:
         return None
-    made = _with_names(exchange, link, prepared.sql, uses, is_run, steps, used, max_prepared)
+    step = Step(STEP_DROP, b"", None, b"")
+    made = _with_names(exchange, link, prepared.sql, uses, is_run, step, steps, used, max_prepared)
     name = link.new_server_name()
     renaming = exchange.renaming
     assert renaming is not None  # `_with_names` has set it
     renaming.names[name] = message.name
     link.garbage.append(name)
-    steps.append(DROP)
     return Made(made.data + frontend.encode_parse(name, made.name, prepared.parse_tail()), name)
 
 

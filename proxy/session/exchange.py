@@ -385,6 +385,10 @@ class Exchange:
         steps = self.steps
         gone = batches[done - 1].steps_end
         if steps is not None and gone > 0:
+            renaming = self.renaming
+            if renaming is not None:
+                for step in steps[:gone]:
+                    renaming.texts.pop(step, None)
             self.steps = steps[gone:]
             self.at -= gone
             for batch in self.batches:

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Final, final
 
 from proxy.errors import Refusal
 from proxy.protocol import tags
-from proxy.session.exchange import Batch, Exchange, Message, Prepared
+from proxy.session.exchange import (
+    BOUND,
+    STEP_DROP,
+    Batch,
+    Exchange,
+    Message,
+    Prepared,
+    Step,
+)
 from proxy.session.ports import Classifier
 from proxy.sql.statement import (
     PREPARED_DEALLOCATE,
@@ -81,21 +89,35 @@ class Use:
 
 
 @final
+class Places:
+    """
+    Where names were replaced in one text.
+
+    ends       where each replaced name ends, in characters of the text sent
+    longer_by  how much longer it is than what stood there
+    """
+
+    __slots__ = ("ends", "longer_by")
+
+    def __init__(self) -> None:
+        self.ends: list[int] = []
+        self.longer_by: list[int] = []
+
+
+@final
 class Renaming:
     """
     What was put in place of what in the texts of an exchange, to be put back in its error.
 
     names      server's name to the client's
-    ends       where each replaced name ends, in characters of the text sent
-    longer_by  how much longer it is than what stood there
+    texts      by the step of a Parse or Query, where names were replaced in its text
     """
 
-    __slots__ = ("ends", "longer_by", "names")
+    __slots__ = ("names", "texts")
 
     def __init__(self) -> None:
         self.names: dict[bytes, bytes] = {}
-        self.ends: list[int] = []
-        self.longer_by: list[int] = []
+        self.texts: dict[Step, Places] = {}
 
 
 def refusal_of(facts: TextFacts) -> Refusal | None:
@@ -345,8 +367,10 @@ def uses_of(
     return found
 
 
-def renamed(text: bytes, uses: list[Use], names: list[bytes], renaming: Renaming) -> bytes:
-    """The text with each used name replaced by the server's."""
+def renamed(
+    text: bytes, uses: list[Use], names: list[bytes], renaming: Renaming, places: Places
+) -> bytes:
+    """The text with each used name replaced by the server's; notes them, and in `places` where."""
     pieces: list[bytes] = []
     at = 0
     characters = 0
@@ -357,8 +381,8 @@ def renamed(text: bytes, uses: list[Use], names: list[bytes], renaming: Renaming
         pieces.append(text[at : use.start])
         pieces.append(name)
         characters += _characters(text[at : use.start]) + len(name)
-        renaming.ends.append(characters)
-        renaming.longer_by.append(len(name) - _characters(text[use.start : use.end]))
+        places.ends.append(characters)
+        places.longer_by.append(len(name) - _characters(text[use.start : use.end]))
         at = use.end
     pieces.append(text[at:])
     return b"".join(pieces)
@@ -368,7 +392,33 @@ def _characters(text: bytes) -> int:
     return len(text.decode("utf-8", "replace"))
 
 
-def with_client_names(reply: bytes, exchange: Exchange, link: "BackendLink") -> bytes:
+def places_at(renaming: Renaming | None, steps: list[Step], at: int) -> Places | None:
+    """Where names were replaced in the text that the failed step at `at` is about, if they were."""
+    if renaming is None or at >= len(steps):
+        return None
+    is_bound = False
+    while at >= 0:
+        step = steps[at]
+        places = renaming.texts.get(step)
+        if places is not None:
+            return places
+        message = step.message
+        if step is BOUND and not is_bound:
+            # What is executed behind it is what was put in before it.
+            is_bound = True
+        elif (
+            step is BOUND
+            or step.kind == STEP_DROP
+            or (message is not None and (message.tag == tags.PARSE or message.tag == tags.QUERY))
+        ):
+            return None  # another text
+        at -= 1
+    return None
+
+
+def with_client_names(
+    reply: bytes, exchange: Exchange, link: "BackendLink", places: Places | None
+) -> bytes:
     """An ErrorResponse (a frame) that speaks of the client's names and text again."""
     body = reply[5:]
     renaming = exchange.renaming or Renaming()
@@ -383,12 +433,12 @@ def with_client_names(reply: bytes, exchange: Exchange, link: "BackendLink") -> 
     at = body.find(b"\x00P")
     end = body.find(b"\x00", at + 2)
     position = body[at + 2 : end]
-    if at >= 0 and end > 0 and position.isdigit() and len(position) < 10:
+    if places and at >= 0 and end > 0 and position.isdigit() and len(position) < 10:
         number = int(position)
         original = number
-        for index in range(len(renaming.ends)):
-            if number > renaming.ends[index]:
-                original -= renaming.longer_by[index]
+        for index in range(len(places.ends)):
+            if number > places.ends[index]:
+                original -= places.longer_by[index]
         body = body[: at + 2] + str(original).encode() + body[end:]
     return reply[0:1] + (len(body) + 4).to_bytes(4, "big") + body
 

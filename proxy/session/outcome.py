@@ -21,6 +21,7 @@ from proxy.session.exchange import (
 from proxy.session.farewell import CRASH_OF_ANOTHER
 from proxy.session.inspection import VERDICT_ANSWER, VERDICT_REFUSE, Inspection, Outcome
 from proxy.session.link import BackendLink
+from proxy.session.namespace import Places
 from proxy.session.ports import Broker, Gate
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def on_error(
     failing: Message | None = None
     if steps is None:
         unnamed = _unnamed_of_messages(link, batch.messages, exchange.replies)
+        places: Places | None = None
         if exchange.replies < len(batch.messages):
             failing = batch.messages[exchange.replies]
             dispatch.restore_from(batch, exchange.replies + 1, session.intake)
@@ -77,6 +79,7 @@ def on_error(
         link.advance(exchange)
         at = exchange.at
         unnamed = unnamed_of_steps(link, steps, at)
+        places = namespace.places_at(exchange.renaming, steps, at)
         is_call = False
         is_own = False
         if at < len(steps):
@@ -98,7 +101,7 @@ def on_error(
             exchange.owes_sync = is_own
     link.unnamed = unnamed if not is_stale(sqlstate, message) else None
     if exchange.renaming is not None or namespace.SERVER_NAMES in reply:
-        reply = namespace.with_client_names(reply, exchange, link)
+        reply = namespace.with_client_names(reply, exchange, link, places)
     exchange.is_failed = True
     exchange.sqlstate = sqlstate
     exchange.error = message

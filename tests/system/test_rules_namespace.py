@@ -271,3 +271,16 @@ def test_rule_11_names_are_dropped_also_where_texts_may_be_read_in_another_way(b
 def test_rule_11_what_is_described_is_what_a_name_stands_for_there(both):
     group = parse("c", "EXECUTE b") + describe("S", "c") + parse("b", "SELECT 1") + SYNC
     both.same([group, READY])
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [
+        pytest.param(query("SELECT label FROM item WHERE id = nowhere") + SYNC, id="Query"),
+        pytest.param(execute() + run("SELECT label FROM item WHERE id = nowhere") + SYNC + SYNC,
+                     id="extended"),
+    ],
+)  # fmt: skip
+def test_rule_11_positions_in_errors_of_other_texts_are_as_they_are(both, behind):
+    trace = both.same([FOO, READY, parse("", "EXECUTE foo(1)") + bind() + behind, ready(2)])
+    assert "\\x00P35" in "".join(trace)

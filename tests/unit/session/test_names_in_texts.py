@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from proxy.protocol import backend, frontend
 from proxy.session.exchange import Prepared
 from proxy.session.intake import Intake
-from proxy.session.namespace import Renaming, find_name, refusal_of, renamed, uses_of
+from proxy.session.namespace import Places, Renaming, find_name, refusal_of, renamed, uses_of
 from proxy.sql.classify import PgClassifier
 from proxy.sql.statement import PREPARED_EXECUTE
 from tests.support.playbook import READY, Playbook, bind, complete, error, execute, parse, query
@@ -176,6 +176,69 @@ def test_a_position_in_an_error_is_one_in_the_clients_text(sent: int, seen: int)
     assert play.b(at(sent, "headgate_1") + READY) == at(seen, "a") + READY
 
 
+ONE = backend.PARSE_COMPLETE
+TWO = backend.BIND_COMPLETE
+RUN = parse(b"", b"EXECUTE a") + bind(b"") + execute()
+"""Its text goes out as it is, and again with the name of the server's."""
+RAN = ONE + ONE + TWO + complete(b"SELECT 1")
+OTHER = parse(b"", b"SELECT nowhere") + bind(b"") + execute()
+
+
+@pytest.mark.parametrize(
+    ("group", "replies", "is_changed"),
+    [
+        pytest.param(RUN, b"", False, id="Parse as it came"),
+        pytest.param(RUN, ONE, True, id="its Parse"),
+        pytest.param(RUN, ONE + ONE, True, id="its Bind"),
+        pytest.param(RUN, ONE + ONE + TWO, True, id="its Execute"),
+        pytest.param(RUN + execute(), RAN, True, id="its second Execute"),
+        pytest.param(RUN + OTHER, RAN, False, id="Parse behind it"),
+        pytest.param(RUN + bind(b"b") + execute(), RAN + TWO, False, id="Execute behind it"),
+        pytest.param(RUN + bind(b"c") + execute(), RAN, False, id="what had to be prepared"),
+        pytest.param(OTHER + RUN, b"", False, id="Parse before it"),
+        pytest.param(OTHER + RUN, ONE + TWO, False, id="Execute before it"),
+        pytest.param(bind(b"b") + execute() + RUN, TWO, False, id="the first of all"),
+        pytest.param(RUN + RUN, ONE + ONE + TWO, True, id="the first of two"),
+        pytest.param(RUN + query(b"SELECT nowhere"), RAN, False, id="Query behind it"),
+        pytest.param(RUN + query(b"EXECUTE a"), RAN, True, id="Query of its own"),
+    ],
+)
+def test_a_position_is_changed_in_errors_of_texts_with_names_only(
+    group: bytes, replies: bytes, is_changed: bool
+) -> None:
+    play = Playbook()
+    play.f(parse(b"a", b"SELECT 1") + parse(b"b", b"SELECT 2") + parse(b"c", b"SELECT 3"))
+    play.f(frontend.SYNC)
+    play.b(backend.PARSE_COMPLETE * 3 + READY)
+    # Not on the connection any more.
+    del play.link.prepared[play.session.intake.statements[b"c"].key]
+    play.f(group + frontend.SYNC)
+    told = play.b(replies + at(20, "headgate_1"))
+    assert told.endswith(at(11 if is_changed else 20, "a"))
+
+
+def test_an_error_of_the_sync_has_no_text() -> None:
+    play = Playbook()
+    play.f(parse(b"a", b"SELECT 1") + frontend.SYNC)
+    play.b(backend.PARSE_COMPLETE + READY)
+    play.f(RUN + frontend.SYNC)
+    told = play.b(RAN + at(20, "headgate_1") + READY)
+    assert told.endswith(at(20, "a") + READY)
+
+
+def test_places_in_texts_that_are_answered_are_let_go() -> None:
+    play = Playbook()
+    play.f(parse(b"a", b"SELECT 1") + frontend.SYNC)
+    play.b(backend.PARSE_COMPLETE + READY)
+    for _ in range(40):
+        play.f(RUN + frontend.FLUSH)
+        play.b(RAN)
+    exchange = play.session.exchange
+    assert exchange is not None
+    assert exchange.renaming is not None
+    assert len(exchange.renaming.texts) < 20
+
+
 @pytest.mark.parametrize("position", [b"", b"x1", b"-4", b"1" * 11])
 def test_a_position_that_is_none_is_left_as_it_is(position: bytes) -> None:
     play = Playbook()
@@ -192,8 +255,9 @@ def test_positions_count_characters() -> None:
     text = "SELECT 'ééé'; EXECUTE né".encode()
     uses = uses_of(text, CLASSIFIER.exact(text), intake, [], None)
     renaming = Renaming()
+    places = Places()
     sent = "SELECT 'ééé'; EXECUTE headgate_1"
-    assert renamed(text, uses, [b"headgate_1"], renaming) == sent.encode()
+    assert renamed(text, uses, [b"headgate_1"], renaming, places) == sent.encode()
     assert renaming.names == {b"headgate_1": "né".encode()}
-    assert renaming.ends == [len(sent)]
-    assert renaming.longer_by == [len("headgate_1") - len("né")]
+    assert places.ends == [len(sent)]
+    assert places.longer_by == [len("headgate_1") - len("né")]
