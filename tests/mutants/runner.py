@@ -229,6 +229,9 @@ def check(mutants: list[Mutant], copies: list[Copy], show: Callable[[str], None]
         copy = free.get()
         try:
             outcome = copy.run_mutant(mutant)
+            if outcome.broken and not outcome.failed:
+                # A machine that others use may have been too slow to begin.
+                outcome = copy.run_mutant(mutant)
             wrong = verdict(outcome)
         except (Stale, subprocess.TimeoutExpired) as error:
             outcome, wrong = None, str(error)

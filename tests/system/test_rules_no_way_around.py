@@ -131,7 +131,7 @@ def test_a_text_is_judged_whichever_it_is(gated, text):
             assert tags(peer.ask(SYNC)) == b"Z"
 
 
-def test_rule_37_a_text_is_judged_where_the_parser_cannot_be_trusted(gated):
+def test_a_text_is_judged_where_the_parser_cannot_be_trusted(gated):
     with gated.through() as peer:
         peer.ask(query("SET standard_conforming_strings = off"))
         assert_blocked(gated, peer, query(r"SELECT '\'; SELECT 1 --', 'blockme'"))

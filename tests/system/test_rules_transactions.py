@@ -75,6 +75,21 @@ def test_rule_21_and_23_transactions(both, script):
         both.same([b"".join(run(text) for text in script) + SYNC, READY])
 
 
+@pytest.mark.parametrize("end", ["COMMIT AND CHAIN", "ROLLBACK AND CHAIN", "ROLLBACK TO s"])
+def test_rule_21_and_23_a_connection_is_kept_until_the_server_says_that_it_is_over(both, end):
+    with both.through() as peer, both.through() as other:
+        peer.ask(query("BEGIN"))
+        peer.ask(query("SAVEPOINT s"))
+        pid = peer.pid()
+        assert peer.ask(query(end))[-1].body == b"T"
+        for _ in range(5):
+            assert other.pid() != pid
+            assert other.frames[-1].body == b"I"
+        assert peer.pid() == pid
+        assert peer.ask(query("COMMIT"))[-1].body == b"I"
+        assert other.pid() == pid
+
+
 def test_rule_23_commit_of_a_failed_transaction_answers_rollback(both):
     trace = both.same([query("BEGIN"), READY, query("SELECT 1/0"), READY, query("COMMIT"), READY])
     assert "C b'ROLLBACK\\x00'" in trace

@@ -5,6 +5,7 @@ Each proxy here has two connections to the primary, so that a session can be sen
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import psycopg
 import pytest
@@ -93,6 +94,36 @@ def test_rule_18_only_differences_are_told(gate: RunningProxy, objects: None) ->
         assert statuses(first.query("SELECT 1")) == []
         assert statuses(second.query("COMMIT")) == []
         assert statuses(first.query("RESET application_name")) != []
+
+
+def test_rule_18_a_difference_is_told_once(
+    gate: RunningProxy, primary: EmbeddedPostgres, objects: None
+) -> None:
+    """A server whose configuration has changed tells who is there, and not who comes next."""
+    with RawClient(gate.port) as first, RawClient(gate.port) as second:
+        first.login()
+        second.login()
+        primary.execute("ALTER SYSTEM SET IntervalStyle = 'iso_8601'")
+        try:
+            primary.execute("SELECT pg_reload_conf()")
+            expected = [(b"IntervalStyle", b"iso_8601")]
+            wait_until(lambda: statuses(first.query("SELECT 1")) == expected)
+            assert statuses(second.query("SELECT 1")) == expected
+            assert statuses(second.query("SELECT 1")) == []
+        finally:
+            primary.execute("ALTER SYSTEM RESET IntervalStyle")
+            primary.execute("SELECT pg_reload_conf()")
+        # All connections of the pool have to have heard of it, for the tests behind this.
+        for other in others(gate):
+            wait_until(partial(is_reset, other, "IntervalStyle"))
+            other.close()
+
+
+def is_reset(connection: Connection, name: str) -> bool:
+    """Whether the server process that serves a transaction has its own value of a setting."""
+    return bool(
+        one(connection, f"SELECT setting = boot_val FROM pg_settings WHERE name = '{name}'")
+    )
 
 
 def statuses(messages: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -10,7 +10,7 @@ from proxy.demo.cluster import EmbeddedPostgres, EmbeddedStandby
 from proxy.demo.workspace import Workspace
 from tests.support.sessions import few_connections, one
 from tests.support.system import RunningProxy
-from tests.system.differential import FLUSH, SYNC, Peer, parse, run
+from tests.system.differential import FLUSH, SYNC, Frame, Peer, parse, query, run
 
 HERE = "SELECT pg_is_in_recovery()"
 
@@ -22,6 +22,11 @@ def gate(
     factory = few_connections(workspace, primary, standby, "session-routing")
     yield factory()
     factory.close()
+
+
+def tags_of(frames: list[Frame]) -> bytes:
+    """Types of all but notices: a server warns of each backslash."""
+    return b"".join(frame.tag for frame in frames if frame.tag != b"N")
 
 
 def at_standby(gate: RunningProxy) -> float:
@@ -143,6 +148,25 @@ def test_rule_38_an_unlogged_table_is_read_on_the_primary(
     with gate.connect() as client:
         assert one(client, "SELECT x FROM home_unlogged") == 4
         assert client.execute("SELECT x FROM home_unlogged", prepare=True).fetchone() == (4,)
+
+
+@pytest.mark.parametrize("extended", [False, True])
+def test_rule_37_a_write_that_only_the_server_sees_goes_to_the_primary(
+    gate: RunningProxy, objects: None, extended: bool
+) -> None:
+    """One string to the parser here; where a backslash escapes, a write behind a shorter one."""
+    with gate.connect() as client, Peer(gate.port, database="postgres") as peer:
+        peer.ask(query("SET standard_conforming_strings = off"))
+        count = one(client, "SELECT count(*), random() FROM home")
+        before = at_standby(gate)
+        if extended:
+            frames = peer.ask(run("SELECT '\\'', lo_create(0) --'") + SYNC)
+            assert tags_of(frames) == b"12TDCZ"
+        else:
+            frames = peer.ask(query("SELECT '\\''; INSERT INTO home VALUES (7); --'"))
+            assert tags_of(frames) == b"TDCCZ"
+            assert one(client, "SELECT count(*), random() FROM home") == count + 1
+        assert at_standby(gate) == before
 
 
 def test_rule_38_serializable_from_the_startup_packet(gate: RunningProxy) -> None:

@@ -338,6 +338,12 @@ def test_rule_17_values_are_the_same_in_every_client_encoding(
     with elsewhere(gate, client):
         client.execute("SET client_encoding = 'UTF8'")
         assert setting(client, "tenant.name") == "表\\'é"
+    # Connections on which the last client has left another encoding.
+    for other in others(gate):
+        other.execute(f"SET client_encoding = '{encoding}'")
+        other.commit()
+        other.close()
+    assert setting(client, "tenant.name") == "表\\'é"
 
 
 def test_rule_17_startup_values_are_quoted(gate: RunningProxy, objects: None) -> None:

@@ -1,10 +1,12 @@
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.errors import ProtocolViolation
 from proxy.protocol import startup, tags
 from proxy.protocol.startup import (
+    MAX_CANCEL_KEY_BYTES,
+    MIN_CANCEL_KEY_BYTES,
     CancelRequest,
     GSSENCRequest,
     SSLRequest,
@@ -34,6 +36,8 @@ def test_startup_message_comes_back(message: StartupMessage) -> None:
 
 
 @given(strategies.cancel_requests)
+@example(CancelRequest(7, bytes(MIN_CANCEL_KEY_BYTES)))
+@example(CancelRequest(7, bytes(MAX_CANCEL_KEY_BYTES)))
 def test_rule_30_cancel_request_comes_back(message: CancelRequest) -> None:
     back = decode_first(message.encode())
     assert isinstance(back, CancelRequest)
