@@ -74,6 +74,24 @@ def test_rule_38_what_a_standby_cannot_do_stays_on_the_primary(
         assert one(client, HERE) is True
 
 
+@pytest.mark.parametrize(
+    "sql",
+    [
+        pytest.param(HERE + " /*" + 70_000 * "." + "*/", id="longer than what is parsed"),
+        pytest.param(2_000 * "/*" + 2_000 * "*/" + HERE, id="scanned in quadratic time"),
+    ],
+)
+def test_rule_36_what_would_stall_the_parser_is_not_parsed_and_no_read(
+    gate: RunningProxy, sql: str
+) -> None:
+    with gate.connect() as client:
+        assert one(client, HERE) is True
+        for _ in range(2):
+            assert one(client, sql) is False
+        assert client.execute(sql, prepare=True).fetchone() == (False,)
+        assert one(client, HERE) is True
+
+
 NO_READS = [
     *(
         f"SELECT x FROM home FOR {lock}"
@@ -103,8 +121,6 @@ NO_READS = [
     "SELECT 1 WHERE EXISTS (SELECT home_function())",
     "SELECT x FROM home ORDER BY home_function()",
     "SELECT 1 OPERATOR(public.~~~) 2",
-    # To the parser here no text: longer than what is parsed.
-    "SELECT 1 /*" + 70_000 * "." + "*/",
 ]
 
 
