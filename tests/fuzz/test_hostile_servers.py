@@ -77,6 +77,7 @@ ODDITIES = {
     "more-behind-the-end": Oddity(
         ROW + VALUE + message(b"C", b"SELECT 1\0") + READY + VALUE + READY
     ),
+    "ready-once-more": Oddity(ROW + VALUE + message(b"C", b"SELECT 1\0") + READY + READY),
 }
 
 
@@ -120,6 +121,8 @@ def test_rule_27_one_client_is_concerned(gate: RunningProxy, relay: ChaosRelay, 
             assert len(state) == 5 or name.startswith("error")
         assert one(other, "SELECT 'after'") == "after"
     assert_others_are_well(gate, relay)
+    # An exception would end that connection only, too.
+    assert_well(gate)
 
 
 def test_memory_stays_bounded_under_an_endless_server(

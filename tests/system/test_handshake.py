@@ -255,7 +255,7 @@ async def test_the_proxys_own_certificate(
         assert caught.value.refusal.sqlstate == "28000"
 
 
-async def test_the_servers_own_answers_are_kept(tls_postgres: TlsPostgres) -> None:
+async def test_rule_31_the_servers_own_answers_are_kept(tls_postgres: TlsPostgres) -> None:
     users = UserStore({"scram_user": "wrong", "tls_user": "tls-secret"}, None, 60.0)
     async with dialled(tls_postgres, NodeTls(mode="disable"), users) as dialling:
         for database, user, sqlstate in (

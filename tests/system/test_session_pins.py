@@ -179,6 +179,32 @@ def test_rule_19_pins_and_unpins_with_the_cause(
 
 
 @pytest.mark.parametrize(
+    ("cause", "end", "reason"),
+    [
+        ("CREATE TEMP TABLE pin_t (x int)", "DROP TABLE pin_t", "temporary table"),
+        ("DECLARE pin_c CURSOR WITH HOLD FOR SELECT 1", "CLOSE ALL", "cursor WITH HOLD"),
+        ("SELECT pg_advisory_lock(77)", "SELECT pg_advisory_unlock(77)", "advisory lock"),
+        ("LISTEN pin_l", "UNLISTEN *", "LISTEN"),
+        ("PREPARE pin_p AS SELECT 1", "DEALLOCATE pin_p", "PREPARE"),
+        ("SET SESSION AUTHORIZATION pins_reader", "RESET SESSION AUTHORIZATION",
+         "SESSION AUTHORIZATION"),
+        ("LOAD 'plpgsql'", "", "LOAD"),
+    ],
+)  # fmt: skip
+def test_rule_19_a_pin_is_shown_with_its_reason(
+    gate: RunningProxy, client: Connection, cause: str, end: str, reason: str
+) -> None:
+    def shown() -> list[str]:
+        rows = gate.api("GET", "/api/clients")[1]["clients"]
+        return [reason for row in rows for reason in row["pins"]]
+
+    client.execute(cause)
+    wait_until(lambda: shown() == [reason])
+    client.execute(end or "SELECT 1")
+    wait_until(lambda: shown() == ([] if end else [reason]))
+
+
+@pytest.mark.parametrize(
     "sql",
     [
         "BEGIN; CREATE TEMP TABLE pin_t (x int) ON COMMIT DROP; COMMIT",
