@@ -46,6 +46,11 @@ def both(
 def test_rule_01_every_query_sync_and_function_call_is_answered_by_one_ready(both):
     both.same([query("SELECT 1") + SYNC + query("") + SYNC + SYNC + query(";;"), ready(6)])
     both.same([run("SELECT 1") + SYNC + run("SELECT 2") + SYNC + query("SELECT 3"), ready(3)])
+    call = message(b"F", struct.pack("!IHHHiiH", 1397, 1, 1, 1, 4, -7, 1))  # int4abs
+    both.same([call + SYNC + call + query("SELECT 1"), ready(4)])
+    # Behind an error that needs no server, a Query is not answered and the Sync is.
+    both.same([bind("nope") + query("SELECT 1") + SYNC + query("SELECT 2"), ready(2)])
+    both.same([bind("nope") + FLUSH, Until(b"E"), SYNC + SYNC + call, ready(3)])
 
 
 def test_rule_01_a_backend_is_kept_until_its_transaction_is_over(both):
