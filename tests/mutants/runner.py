@@ -252,14 +252,20 @@ def check(mutants: list[Mutant], copies: list[Copy], show: Callable[[str], None]
 def main(arguments: list[str]) -> int:
     """The command."""
     parser = argparse.ArgumentParser(description="take each rule away and see its test fail")
-    parser.add_argument("rules", nargs="*", help="two digits each; all without any")
+    parser.add_argument(
+        "rules", nargs="*", help="two digits each, or what is wrong then; all without any"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="mutants at a time")
     parser.add_argument("--list", action="store_true", help="show the mutations only")
     parser.add_argument("--trust", action="store_true", help="skip the run without a mutation")
     chosen = parser.parse_args(arguments)
     mutants = read_tables()
     if chosen.rules:
-        mutants = [mutant for mutant in mutants if mutant.rule in chosen.rules]
+        mutants = [
+            mutant
+            for mutant in mutants
+            if any(word == mutant.rule or word == mutant.what for word in chosen.rules)
+        ]
 
     def show(text: str) -> None:
         sys.stdout.write(text + "\n")
