@@ -338,6 +338,9 @@ class Intake(Framing):
         prepared.is_raw = self.is_raw(text)
         prepared.group = self._group
         message.prepared = prepared
+        if prepared.is_raw:
+            self._find_names(prepared)
+            facts = prepared.sql_facts
         if not facts.is_plain and namespace.runs_prepared(facts):
             prepared.is_special = True
             message.refusal = namespace.refusal_of(facts)
@@ -379,9 +382,7 @@ class Intake(Framing):
         ):
             # It would be read in another way if it had to be prepared anew where it runs now.
             message.prepared = self._as_raw(prepared)
-        if not prepared.is_foreign and (
-            prepared.is_special or (prepared.is_raw and namespace.may_change(prepared.sql))
-        ):
+        if prepared.is_special and not prepared.is_foreign:
             self._has_command = True
         self._note_execution(OPAQUE_TEXT if prepared.is_foreign else prepared.sql_facts)
 
@@ -391,7 +392,15 @@ class Intake(Framing):
         other.is_raw = True
         other.facts = self._classifier.unknown(prepared.text)
         other.sql_facts = self._classifier.unknown(prepared.sql)
+        self._find_names(other)
         return other
+
+    def _find_names(self, prepared: Prepared) -> None:
+        """A raw statement: what it does to names is known where every reading is the same."""
+        known = namespace.facts_of_raw(prepared.sql, self._classifier)
+        if known is not None and not namespace.executes(known):
+            # It is judged by `facts`; what it executes would have to be judged as that.
+            prepared.sql_facts = known
 
     def _describe(self, message: Message, body: int, end: int) -> None:
         buffer = self._buffer

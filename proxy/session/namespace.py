@@ -192,18 +192,16 @@ def note_text(
     if message.answer is not None:
         return
     prepared = message.prepared
-    frame = message.replacement or batch.data[message.start : message.end]
     if not runs_prepared(facts):
-        if prepared is None:
-            if batch.is_raw:
-                known = note_raw_text(exchange, frame[5:-1], classifier)
-                batch.facts = known if known is not None else batch.facts
-        elif prepared.is_raw and message.tag == tags.BIND:
-            note_raw_text(exchange, prepared.sql, classifier)
+        if prepared is None and batch.is_raw:
+            frame = message.replacement or batch.data[message.start : message.end]
+            known = note_raw_text(exchange, frame[5:-1], classifier)
+            batch.facts = known if known is not None else batch.facts
         return
     # Names are looked for in the text, so the facts must be those of this very text.
     originals = batch.judged
     if prepared is None:
+        frame = message.replacement or batch.data[message.start : message.end]
         facts = classifier.exact(frame[5:-1])
         batch.facts = facts
     else:
@@ -242,43 +240,45 @@ def note_effects(
             exchange.effects.append(Effect(first + index, kind, name, prepared))
 
 
-def may_change(text: bytes) -> bool:
-    """Whether a text that must be judged raw (rule 37) may do something to names, however it is read."""
+def facts_of_raw(text: bytes, classifier: Classifier) -> TextFacts | None:
+    """
+    Facts on a text that must be judged raw (rule 37), if it is about names and is read in one way.
+
+    Not for the hooks: they are told of an unknown text.
+    """
     lowered = text.lower()
-    return (
+    if (
         # DEALLOCATE of all has no other word in it.
         (b"prepare" in lowered or b"deallocate" in lowered or b"discard" in lowered)
         and b"\\" not in text
         and text.isascii()
-    )
+    ):
+        return classifier.exact(text)
+    return None
+
+
+def executes(facts: TextFacts) -> bool:
+    """Whether a text executes what was prepared."""
+    for statement in facts.statements:
+        if statement.prepared == PREPARED_EXECUTE:
+            return True
+    return False
 
 
 def note_raw_text(exchange: Exchange, text: bytes, classifier: Classifier) -> TextFacts | None:
     """
-    Note what a text that must be judged raw does to names; what it prepares is raw too.
+    Note what the text of a Query that must be judged raw does to names; what it prepares is raw too.
 
     Facts on it, to find the names by, unless it executes what nobody has judged as that.
     """
-    if not may_change(text):
+    facts = facts_of_raw(text, classifier)
+    if facts is None:
         return None
-    facts = classifier.exact(text)
-    statements = facts.statements
-    executes = False
-    for index in range(len(statements)):
-        statement = statements[index]
-        kind = statement.prepared
-        if kind == PREPARED_EXECUTE:
-            executes = True
-        elif kind != PREPARED_NONE:
-            prepared: Prepared | None = None
-            if kind == PREPARED_PREPARE:
-                unknown = classifier.unknown(statement.text).statements[0]
-                prepared = foreign(unknown, statement.text)
-            name = statement.prepared_name.encode("utf-8", "surrogateescape")
-            if exchange.effects is None:
-                exchange.effects = []
-            exchange.effects.append(Effect(exchange.commands_sent + index, kind, name, prepared))
-    return facts if not executes else None
+    originals: list[StatementFacts] = []
+    for statement in facts.statements:
+        originals.append(classifier.unknown(statement.text).statements[0])
+    note_effects(exchange, facts, tuple(originals), exchange.commands_sent)
+    return facts if not executes(facts) else None
 
 
 def apply_effects(exchange: Exchange, intake: "Intake", link: "BackendLink") -> None:

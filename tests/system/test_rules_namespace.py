@@ -263,9 +263,17 @@ def test_rule_11_names_are_dropped_also_where_texts_may_be_read_in_another_way(b
             READY,
             query("EXECUTE c"),
             READY,
+            parse("", "PREPARE a AS SELECT 7") + bind() + execute() + SYNC,
+            READY,
+            query("PREPARE a AS SELECT 7"),
+            READY,
+            parse("", "DEALLOCATE a") + bind() + execute() + SYNC,
+            READY,
+            bind("a") + SYNC,
+            READY,
         ]
     )
-    assert sqlstates(trace) == ["26000", "26000", "42P05"]
+    assert sqlstates(trace) == ["26000", "26000", "42P05", "42P05", "42P05", "26000"]
 
 
 def test_rule_11_what_is_described_is_what_a_name_stands_for_there(both):

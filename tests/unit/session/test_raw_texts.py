@@ -239,6 +239,7 @@ def test_rule_11_raw_text_drops_statements_where_it_reads_the_same_everywhere(
     ("sql", "sent"),
     [
         (b"DEALLOCATE s", b"DEALLOCATE headgate_1"),
+        (b"PREPARE s AS SELECT 1", b"PREPARE headgate_1 AS SELECT 1"),
         (b"SELECT 1; deallocate prepare s", b"SELECT 1; deallocate prepare headgate_1"),
         # What it executes would have to be judged as that.
         (b"DEALLOCATE s; EXECUTE t", b"DEALLOCATE s; EXECUTE t"),
@@ -247,6 +248,30 @@ def test_rule_11_raw_text_drops_statements_where_it_reads_the_same_everywhere(
 def test_rule_11_raw_text_finds_the_statement_that_it_drops(sql: bytes, sent: bytes) -> None:
     play = with_statements((b"s", b"SELECT 1"), (b"t", b"SELECT 2"))
     assert play.f(query(sql)) == query(sent)
+
+
+@pytest.mark.parametrize("sql", [b"PREPARE s AS SELECT 1", b"DEALLOCATE s"])
+def test_rule_11_raw_statement_finds_the_name_in_it(sql: bytes) -> None:
+    play = with_statements((b"s", b"SELECT 1"))
+    play.gate.judges = True
+    sent = play.f(parse(b"", sql) + bind(b"") + execute() + frontend.SYNC)
+    assert sql.replace(b" s", b" headgate_1") in sent
+    # The hooks are told of a text that nobody has read.
+    assert kinds(play) == ["unknown"]
+
+
+def test_rule_11_raw_statement_that_executes_finds_nothing() -> None:
+    play = with_statements((b"s", b"SELECT 1"))
+    sql = b"EXPLAIN EXECUTE s /* prepare */"
+    sent = play.f(parse(b"", sql) + bind(b"") + execute() + frontend.SYNC)
+    assert b"headgate_1" not in sent
+
+
+def test_rule_11_raw_statement_with_a_name_of_the_proxys_is_refused() -> None:
+    play = with_statements()
+    play.session.receive_from_frontend(parse(b"", b"PREPARE headgate_1 AS SELECT 1"))
+    play.session.receive_from_frontend(frontend.SYNC)
+    assert b"C42939\0" in play.client.take()
 
 
 def test_rule_11_raw_text_that_prepares_takes_the_name() -> None:
