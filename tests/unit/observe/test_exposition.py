@@ -17,7 +17,7 @@ def some() -> Families:
     gauge.add(1.5)
     histogram = Histogram()
     for value in (0.5, 3, 3, 999_999):
-        histogram.observe(value)
+        histogram.observe_call(value)
     latency = Family("headgate_time_seconds", HISTOGRAM, "Time.")
     latency.add_histogram(histogram, hook="route")
     return [counter, gauge, latency, Family("headgate_nothing", GAUGE, "No series.")]

@@ -57,8 +57,8 @@ def test_histograms_of_parts_are_the_histogram_of_all(parts: list[list[int]]) ->
     for part in parts:
         histogram = Histogram()
         for value in part:
-            histogram.observe(value)
-            whole.observe(value)
+            histogram.observe_call(value)
+            whole.observe_call(value)
         made = Family("h", HISTOGRAM, "help")
         made.add_histogram(histogram, hook="x")
         snapshots.append(from_dict(json.loads(json.dumps(to_dict([made])))))

@@ -36,7 +36,7 @@ async def test_counters_are_read_at_the_scrape(worker: Worker) -> None:
     counters.read_routed = 5
     counters.refused("42000")
     counters.count("protocol_violation")
-    counters.query_us.observe(1500)
+    counters.query_us.observe_query(1500)
     found = values(expose(snapshot(worker))[0])
     assert found["headgate_client_connections"] == 2
     assert found["headgate_queries_total"] == 7

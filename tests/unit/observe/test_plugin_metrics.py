@@ -44,7 +44,7 @@ def test_hooks_with_latency_errors_and_decisions() -> None:
     stats.fuel = 99
     stats.failed("trap")
     stats.decided("block")
-    stats.latency.observe(3)
+    stats.latency.observe_call(3)
     hook = HookView("one", "pre_query", stats, "open", 4)
     found = by_name(hook_families([view(hooks=(hook,))]))
     labels = {"plugin": "one", "hook": "pre_query"}
