@@ -320,7 +320,7 @@ class Conversation(Relay):
                 self.phase = APPLYING
                 sql = resets_sql(state.due)
                 state.due = NO_SETTINGS
-                link.run_internal(sql, SettingsQuery(self, None, b""))
+                SettingsQuery(self, sql, None, b"").run(link)
                 return
             if (
                 link.status == tags.STATUS_IDLE
@@ -340,7 +340,7 @@ class Conversation(Relay):
         if not sql:
             link.applied_key = state.key
             return False
-        link.run_internal(sql, SettingsQuery(self, state.desired, state.key, is_foreign))
+        SettingsQuery(self, sql, state.desired, state.key, is_foreign).run(link)
         return True
 
     def on_settings_applied(self, link: BackendLink, failed: dict[str, str] | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, final
 
 from proxy.protocol import backend
 from proxy.session.link import BackendLink
-from proxy.session.state import settings_key
+from proxy.session.state import MAX_TRIES, settings_key
 from proxy.session.users import InternalQuery
 
 if TYPE_CHECKING:
@@ -67,8 +67,6 @@ _PINS: Final = (
     b" WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels())"
     b" UNION ALL SELECT 'q', name, statement FROM pg_catalog.pg_prepared_statements WHERE from_sql"
 )
-
-_MAX_TRIES: Final = 4
 
 PROBE: Final = _ENCODED % _SETTINGS + _PINS
 
@@ -165,7 +163,7 @@ class ProbeQuery(InternalQuery):
 
     def on_done(self, link: BackendLink, status: int) -> None:
         """Tell the session."""
-        if self._failed == "57014" and self._tries < _MAX_TRIES:
+        if self._failed == "57014" and self._tries < MAX_TRIES:
             # By a cancel request that came late, or a statement_timeout of the client's.
             again = ProbeQuery(self._session, self._custom, self._is_opaque, self._tries + 1)
             again.run(link)

@@ -15,6 +15,7 @@ the connection is reset before another client has it.
 
 from typing import TYPE_CHECKING, Final, final
 
+from proxy.protocol import backend, tags
 from proxy.session.answers import quote_identifier
 from proxy.session.link import BackendLink
 from proxy.session.reported import UNTOLD
@@ -349,6 +350,13 @@ def apply_sql(desired: dict[str, bytes], link: BackendLink, is_foreign: bool = F
     return b";".join(statements)
 
 
+MAX_TRIES: Final = 4
+"""How often more the proxy asks for what a time-out of a client's has cancelled."""
+
+# First, and for the Query alone: it may be a millisecond.
+_NO_TIMEOUT: Final = b"SET LOCAL statement_timeout TO 0;"
+
+
 def resets_sql(resets: dict[str, bytes]) -> bytes:
     """Make settings of the startup packet again that the client has just reset."""
     calls: list[bytes] = []
@@ -365,22 +373,35 @@ def _set_config(name: str, value: bytes) -> bytes:
 
 @final
 class SettingsQuery(InternalQuery):
-    """Apply a session's settings to its link, then go on with what it waits for."""
+    """
+    Apply a session's settings to its link, then go on with what it waits for.
 
-    __slots__ = ("_desired", "_is_clean", "_key", "_session", "fields")
+    Until that is done the time-outs there are those of who had the link before: what they cancel is
+    tried again.
+    """
+
+    __slots__ = ("_desired", "_is_clean", "_key", "_session", "_sql", "_tries", "fields")
 
     def __init__(
         self,
         session: "Relay",
+        sql: bytes,
         desired: dict[str, bytes] | None,
         key: bytes,
         is_clean: bool = False,
+        tries: int = 0,
     ) -> None:
         self._is_clean = is_clean
         self._session = session
+        self._sql = sql
         self._desired = desired
         self._key = key
+        self._tries = tries
         self.fields: dict[str, str] | None = None
+
+    def run(self, link: BackendLink) -> None:
+        """Apply them."""
+        link.run_internal(_NO_TIMEOUT + self._sql if self._tries else self._sql, self)
 
     def on_row(self, values: list[bytes | None]) -> None:
         """Nothing to read: set_config answers what it was given."""
@@ -395,6 +416,22 @@ class SettingsQuery(InternalQuery):
 
     def on_done(self, link: BackendLink, status: int) -> None:
         """The settings are made, or the whole Query was undone."""
+        if (
+            self.fields is not None
+            and status == tags.STATUS_IDLE
+            and self._tries < MAX_TRIES
+            and backend.sqlstate_of(self.fields) == "57014"
+        ):
+            again = SettingsQuery(
+                self._session,
+                self._sql,
+                self._desired,
+                self._key,
+                self._is_clean,
+                self._tries + 1,
+            )
+            again.run(link)
+            return
         if self.fields is None and self._desired is not None:
             link.applied = dict(self._desired)
             link.applied_key = self._key

@@ -4,6 +4,7 @@ import pytest
 
 from proxy.protocol import backend, frontend
 from proxy.session.relay import APPLYING, CLOSED, IDLE
+from proxy.session.state import MAX_TRIES
 from proxy.session.tuning import POOL_SESSION
 from tests.support.playbook import (
     READY,
@@ -101,6 +102,51 @@ def test_setting_that_the_server_refuses_is_an_error_in_place_of_the_statement()
     # And what was made of the settings is not for the next client.
     assert play.wire_of(1).take() == query(b"DISCARD ALL")
     assert play.links[1] not in play.broker.free
+
+
+CANCELED = error("57014", "canceling statement due to statement timeout")
+NO_TIMEOUT = b"SET LOCAL statement_timeout TO 0;"
+
+
+def test_rule_15_time_out_of_who_had_the_connection_before_is_not_the_next_clients() -> None:
+    play = with_setting(links=2)
+    elsewhere(play)
+    play.f(query(b"SELECT 1"))
+    asked = play.wire_of(1).take()
+    for _ in range(MAX_TRIES):
+        play.from_server(1, CANCELED + READY)
+        assert play.client.take() == b""
+        # Asked again, and by nobody's clock.
+        assert play.wire_of(1).take() == query(NO_TIMEOUT + asked[5:-1])
+    play.from_server(1, APPLIED)
+    assert play.wire_of(1).take() == query(b"SELECT 1")
+
+
+def test_settings_that_are_cancelled_again_and_again_are_an_error() -> None:
+    play = with_setting(links=2)
+    elsewhere(play)
+    play.f(query(b"SELECT 1"))
+    for _ in range(MAX_TRIES):
+        play.from_server(1, CANCELED + READY)
+    assert play.client.take() == b""
+    play.wire_of(1).take()
+    play.from_server(1, CANCELED + READY)
+    assert play.client.take() == CANCELED + READY
+    assert play.wire_of(1).take() == query(b"DISCARD ALL")
+
+
+def test_settings_are_not_asked_for_again_in_a_transaction() -> None:
+    play = Playbook(settings={"work_mem": "1MB"})
+    play.f(query(b"BEGIN"))
+    play.b(APPLIED)
+    play.server.take()
+    play.b(complete(b"BEGIN") + READY_T)
+    play.f(query(b"RESET work_mem"))
+    play.b(complete(b"RESET") + READY_T)
+    play.f(query(b"SHOW work_mem"))
+    told = play.b(CANCELED + READY_E)
+    assert b"57014" in told
+    assert NO_TIMEOUT not in play.server.take()
 
 
 def test_refused_setting_skips_a_pipeline_to_its_sync() -> None:
