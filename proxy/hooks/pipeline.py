@@ -316,13 +316,12 @@ class HookPipeline(Gate):
         if not is_meant:
             seat.stats.filtered += 1
             return _NEXT
-        # PERF: whoever answers the default, the usual case, has seen the very text in its envelope.
-        if inspection.raw_text and seat.memo is not None:
-            self._make_exact(inspection)
         if seat.memo is not None and inspection.facts.kind != UNKNOWN_KIND:
-            known = seat.memo.find(inspection.facts.text, inspection.client)
+            known = seat.memo.find(inspection.raw_text or inspection.facts.text, inspection.client)
             if known is not None:
                 seat.stats.memoized += 1
+                if inspection.raw_text and known is not seat.default:
+                    self._make_exact(inspection)
                 return self._apply(seat, inspection, known)
         if inspection.spent_us > self._budget_us:
             seat.stats.failed("budget")
@@ -396,13 +395,15 @@ class HookPipeline(Gate):
         answer: Answer | None = seat.default
         if given is not None:
             answer = answers.decode(seat.hook, given)
-            # PERF: one who says the default in many words has not looked at facts either.
+            # PERF: who says the default, the usual case, in few words or many, has seen the very text
+            # in its envelope, and nobody looks at the facts.
             if inspection.raw_text and answer is not seat.default:
                 self._make_exact(inspection)
         if answer is None:
             seat.subscriber.answer_failed("bad_answer")
             return self._failed(seat, inspection)
         facts = inspection.facts
+        text = inspection.raw_text or facts.text
         effect = self._apply(seat, inspection, answer)
         if effect == _FORBIDDEN:
             seat.subscriber.answer_failed("permission")
@@ -411,7 +412,7 @@ class HookPipeline(Gate):
             seat.subscriber.answer_failed("bad_answer")
             return self._failed(seat, inspection)
         if seat.memo is not None and facts.kind != UNKNOWN_KIND:
-            seat.memo.remember(facts.text, inspection.client, answer)
+            seat.memo.remember(text, inspection.client, answer)
         return effect
 
     def _apply(self, seat: Seat, inspection: Inspection, answer: Answer) -> int:

@@ -34,6 +34,8 @@ typedef struct {
     char *input;
     Py_ssize_t capacity;
     int64_t address;
+    const char *memory;
+    Py_ssize_t memory_bytes;
     void *error;
     PyObject *owner;
     Slot slots[2];
@@ -41,8 +43,8 @@ typedef struct {
 
 static PyObject *guestcall_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
-    unsigned long long set_fuel, get_fuel, call, context, function, trap, fuel, input;
-    Py_ssize_t capacity;
+    unsigned long long set_fuel, get_fuel, call, context, function, trap, fuel, input, memory;
+    Py_ssize_t capacity, memory_bytes;
     long long address;
     PyObject *owner;
 
@@ -50,11 +52,12 @@ static PyObject *guestcall_new(PyTypeObject *type, PyObject *args, PyObject *key
         PyErr_SetString(PyExc_TypeError, "GuestCall takes no keyword arguments");
         return NULL;
     }
-    if (!PyArg_ParseTuple(args, "KKKKKKKKnLO", &set_fuel, &get_fuel, &call, &context, &function, &trap,
-                          &fuel, &input, &capacity, &address, &owner))
+    if (!PyArg_ParseTuple(args, "KKKKKKKKnLKnO", &set_fuel, &get_fuel, &call, &context, &function,
+                          &trap, &fuel, &input, &capacity, &address, &memory, &memory_bytes,
+                          &owner))
         return NULL;
     if (!set_fuel || !get_fuel || !call || !context || !function || !trap || capacity < 0 ||
-        (capacity > 0 && !input)) {
+        (capacity > 0 && !input) || memory_bytes < 0 || (memory_bytes > 0 && !memory)) {
         PyErr_SetString(PyExc_ValueError, "GuestCall needs addresses that are not null");
         return NULL;
     }
@@ -71,6 +74,8 @@ static PyObject *guestcall_new(PyTypeObject *type, PyObject *args, PyObject *key
     self->input = (char *)(uintptr_t)input;
     self->capacity = capacity;
     self->address = address;
+    self->memory = (const char *)(uintptr_t)memory;
+    self->memory_bytes = memory_bytes;
     self->error = NULL;
     self->owner = Py_NewRef(owner);
     return (PyObject *)self;
@@ -135,6 +140,26 @@ static PyObject *guestcall_run(GuestCall *self, PyObject *const *args, Py_ssize_
     return run_slots(self, first, second);
 }
 
+static PyObject *guestcall_read(GuestCall *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "read takes two arguments");
+        return NULL;
+    }
+    long long place = PyLong_AsLongLong(args[0]);
+    if (place == -1 && PyErr_Occurred())
+        return NULL;
+    long long size = PyLong_AsLongLong(args[1]);
+    if (size == -1 && PyErr_Occurred())
+        return NULL;
+    if (is_closed(self))
+        return NULL;
+    /* SAFETY: as with `input`; written so that no sum can overflow. */
+    if (place < 0 || size < 0 || size > self->memory_bytes || place > self->memory_bytes - size)
+        Py_RETURN_NONE;
+    return PyBytes_FromStringAndSize(self->memory + place, (Py_ssize_t)size);
+}
+
 /* An engine with fuel, as all here are, gives no error. */
 static PyObject *guestcall_refuel(GuestCall *self, PyObject *Py_UNUSED(ignored))
 {
@@ -194,6 +219,7 @@ static void guestcall_dealloc(GuestCall *self)
 static PyMethodDef guestcall_methods[] = {
     {"give", (PyCFunction)guestcall_give, METH_O, NULL},
     {"run", (PyCFunction)(void (*)(void))guestcall_run, METH_FASTCALL, NULL},
+    {"read", (PyCFunction)(void (*)(void))guestcall_read, METH_FASTCALL, NULL},
     {"refuel", (PyCFunction)guestcall_refuel, METH_NOARGS, NULL},
     {"fuel_used", (PyCFunction)guestcall_fuel_used, METH_NOARGS, NULL},
     {"take_error", (PyCFunction)guestcall_take_error, METH_NOARGS, NULL},

@@ -445,6 +445,8 @@ class Sandbox:
             self._base + address if capacity else 0,
             capacity,
             address,
+            self._base,
+            self.memory_bytes,
             (function.function, self.trap),
         )
         self._hot_calls.append(made)

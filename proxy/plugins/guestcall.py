@@ -30,6 +30,9 @@ def view_of(address: int, size: int) -> memoryview:
     return _make_view(address, size, _PYBUF_WRITE) if size else memoryview(bytearray())
 
 
+Maker = Callable[[int, int, int, int, int, int, int, int, int, int, int, int, object], "HotCall"]
+
+
 class HotCall(Protocol):
     """One exported function of an instance, (i32, i32) -> i64, ready to be called."""
 
@@ -44,6 +47,9 @@ class HotCall(Protocol):
 
     def run(self, first: int, second: int, /) -> int | None:
         """Call with these arguments, on the fuel that is left; the same otherwise."""
+
+    def read(self, place: int, size: int, /) -> bytes | None:
+        """Copy what the guest has written; None where that is not within the memory known here."""
 
     def refuel(self) -> None:
         """Set the fuel, for calls by `run`."""
@@ -63,7 +69,7 @@ class CtypesCall:
     """A HotCall by ctypes."""
 
     __slots__ = (
-        "_address", "_buffer", "_call", "_error", "_fuel", "_get_fuel", "_is_closed", "_owner",
+        "_address", "_buffer", "_call", "_error", "_fuel", "_get_fuel", "_is_closed", "_memory", "_owner",
         "_set_fuel", "_slots", "_trap",
     )  # fmt: skip
 
@@ -79,6 +85,8 @@ class CtypesCall:
         buffer: int,
         capacity: int,
         address: int,
+        memory: int,
+        memory_bytes: int,
         owner: object,
         /,
     ) -> None:
@@ -92,6 +100,7 @@ class CtypesCall:
         fuel      of each call by `give`
         buffer    address of the guest's input buffer, of `capacity` bytes; 0 if it has none
         address   where that is to the guest
+        memory    address of the guest's memory, of `memory_bytes` bytes at least; it does not move
         owner     of function and trap, kept alive for as long as this is
 
         ValueError where an address is null.
@@ -100,10 +109,13 @@ class CtypesCall:
             raise ValueError("a guest's call needs addresses that are not null")
         if capacity and not buffer:
             raise ValueError("a guest's buffer needs an address")
+        if memory_bytes < 0 or (memory_bytes and not memory):
+            raise ValueError("a guest's memory needs an address")
         self._owner = owner
         self._is_closed = False
         self._address = address
         self._buffer = view_of(buffer, capacity)
+        self._memory = view_of(memory, memory_bytes)
         self._error: int | None = None
         # Two slots of 16 bytes, of which a number takes the first half.
         self._slots = (c_int64 * 4)()
@@ -145,6 +157,13 @@ class CtypesCall:
             return None
         return int(slots[0])
 
+    def read(self, place: int, size: int, /) -> bytes | None:
+        """See HotCall."""
+        self._look()
+        if place < 0 or size < 0 or place + size > len(self._memory):
+            return None
+        return bytes(self._memory[place : place + size])
+
     def refuel(self) -> None:
         """See HotCall."""
         self._look()
@@ -171,7 +190,7 @@ class CtypesCall:
             raise RuntimeError("the instance is closed")
 
 
-def _best() -> Callable[[int, int, int, int, int, int, int, int, int, int, object], HotCall]:
+def _best() -> "Maker":
     try:
         from proxy.plugins import _guestcall
     except ImportError:

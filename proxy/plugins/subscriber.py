@@ -170,7 +170,7 @@ class _Entry:
     """Everything a fast call touches, found once per instance."""
 
     __slots__ = (
-        "alloc", "allowance", "call", "capacity", "free", "give", "instance", "sandbox",
+        "alloc", "allowance", "call", "capacity", "free", "give", "instance", "read", "sandbox",
     )  # fmt: skip
 
     def __init__(self, instance: Instance, hook: int, fuel: int) -> None:
@@ -181,6 +181,7 @@ class _Entry:
         self.call = instance.hot_call(hook, fuel)
         # PERF: looked up once.
         self.give: Any = self.call.give
+        self.read: Any = self.call.read
         self.alloc = instance.hot_alloc()
         self.free = instance.hot_dealloc()
         self.allowance = sandbox.deadline
@@ -322,8 +323,9 @@ class ResidentHook(PluginHook):
         if packed != 0 and not self._is_observer:
             size = packed & U32
             place = (packed >> 32) & U32
-            if place and size <= self._output_limit_bytes and place + size <= sandbox.memory_bytes:
-                answer = bytes(sandbox.memory[place : place + size])
+            if place and size <= self._output_limit_bytes:
+                answer = entry.read(place, size)
+            if answer is not None:
                 if free is not None and free.run(place, size) is None:
                     raise self._stopped(entry, sandbox.stopped(free.take_error()), started_s)
             else:

@@ -173,7 +173,7 @@ def test_who_judges_is_asked_about_the_very_text() -> None:
     ("guard", "is_exact"),
     [
         pytest.param(FakeSubscriber(PRE_QUERY), False, id="nobody decides"),
-        pytest.param(FakeSubscriber(PRE_QUERY, pure=True), True, id="remembered"),
+        pytest.param(FakeSubscriber(PRE_QUERY, pure=True), False, id="remembered"),
         pytest.param(FakeSubscriber(PRE_QUERY, block()), True, id="blocked"),
         pytest.param(FakeSubscriber(PRE_QUERY, TRAP, closed=True), True, id="failed"),
         pytest.param(FakeSubscriber(PRE_QUERY, limit=10), True, id="too long"),
@@ -190,6 +190,24 @@ def test_facts_are_of_the_very_text_as_soon_as_somebody_decides(
     assert inspection.raw_text == (b"" if is_exact else b"SELECT 2")
     for payload in guard.payloads:
         assert json.loads(payload)["query"] == "SELECT 2"
+
+
+@pytest.mark.parametrize("answer", [None, block()])
+def test_what_is_remembered_is_of_the_very_text(answer: bytes | None) -> None:
+    guard = FakeSubscriber(PRE_QUERY, answer, pure=True)
+    setup = Setup(guard)
+    for text, calls in ((b"SELECT 2", 1), (b"SELECT 3", 2), (b"SELECT 2", 2), (b"SELECT 3", 2)):
+        inspection = setup.inspection(b"SELECT 1")
+        inspection.raw_text = text
+        assert setup.pipeline.judge(inspection)
+        assert len(guard.payloads) == calls
+        if answer is not None:
+            # Who is refused is shown with the text that was.
+            assert inspection.verdict == VERDICT_REFUSE
+            assert inspection.facts.text == text
+    # The text that these facts are really of is another one.
+    assert setup.pipeline.judge(setup.inspection(b"SELECT 1"))
+    assert len(guard.payloads) == 3
 
 
 def test_who_observes_is_told_of_the_very_text() -> None:

@@ -190,6 +190,8 @@ def test_after_the_sandbox_nothing_is_called(sandbox):
         call.fuel_used()
     with pytest.raises(RuntimeError, match="closed"):
         call.refuel()
+    with pytest.raises(RuntimeError, match="closed"):
+        call.read(0, 1)
     function = ffi.GuestFunction(
         sandbox, FAST, ctypes.c_void_p(), wasmtime._ffi.wasmtime_func_t(), 2
     )
@@ -208,7 +210,7 @@ def test_its_owner_lives_as_long_as_it_and_not_longer(kind):
         pass
 
     owner = Owner()
-    call = kind(1, 1, 1, 1, 1, ctypes.addressof(ctypes.c_void_p()), 1, 0, 0, 0, owner)
+    call = kind(1, 1, 1, 1, 1, ctypes.addressof(ctypes.c_void_p()), 1, 0, 0, 0, 0, 0, owner)
     # A cycle through it is found.
     owner.call = call  # type: ignore[attr-defined]
     gone = weakref.ref(owner)
@@ -225,10 +227,36 @@ def test_null_is_not_an_address(kind, position):
     addresses = [1] * 6
     addresses[position] = 0
     with pytest.raises(ValueError, match="not null"):
-        kind(*addresses, 1, 0, 0, 0, None)
+        kind(*addresses, 1, 0, 0, 0, 0, 0, None)
 
 
-@pytest.mark.parametrize(("buffer", "capacity"), [(0, 1), (1, -1)])
-def test_a_buffer_has_an_address_and_a_size(kind, buffer, capacity):
+@pytest.mark.parametrize(("place", "size"), [(0, 1), (1, -1)])
+def test_a_buffer_and_a_memory_have_an_address_and_a_size(kind, place, size):
     with pytest.raises(ValueError, match="address"):
-        kind(1, 1, 1, 1, 1, 1, 1, buffer, capacity, 0, None)
+        kind(1, 1, 1, 1, 1, 1, 1, place, size, 0, 0, 0, None)
+    with pytest.raises(ValueError, match="address"):
+        kind(1, 1, 1, 1, 1, 1, 1, 0, 0, 0, place, size, None)
+
+
+def test_what_the_guest_has_written_is_copied(sandbox):
+    call = hot(sandbox, "place")
+    sandbox.memory[2000:2003] = b"abc"
+    copied = call.read(2000, 3)
+    sandbox.memory[2000] = 0
+    assert copied == b"abc"
+    assert call.read(0, 0) == call.read(65_536, 0) == b""
+    assert call.read(0, 65_536) == bytes(sandbox.memory)
+
+
+@pytest.mark.parametrize(
+    ("place", "size"),
+    [(65_536, 1), (65_535, 2), (0, 65_537), (-1, 1), (1, -1), (2**62, 2**62), (2**63 - 1, 1)],
+)
+def test_nothing_is_read_from_outside_of_memory(sandbox, place, size):
+    assert hot(sandbox, "place").read(place, size) is None
+
+
+@pytest.mark.parametrize("arguments", [(), (1,), (1, 2, 3), ("1", 2), (1, None)])
+def test_read_takes_two_numbers(sandbox, arguments):
+    with pytest.raises(TypeError):
+        hot(sandbox, "place").read(*arguments)
