@@ -320,8 +320,6 @@ class HookPipeline(Gate):
             known = seat.memo.find(inspection.raw_text or inspection.facts.text, inspection.client)
             if known is not None:
                 seat.stats.memoized += 1
-                if inspection.raw_text and known is not seat.default:
-                    self._make_exact(inspection)
                 return self._apply(seat, inspection, known)
         if inspection.spent_us > self._budget_us:
             seat.stats.failed("budget")
@@ -395,10 +393,6 @@ class HookPipeline(Gate):
         answer: Answer | None = seat.default
         if given is not None:
             answer = answers.decode(seat.hook, given)
-            # PERF: who says the default, the usual case, in few words or many, has seen the very text
-            # in its envelope, and nobody looks at the facts.
-            if inspection.raw_text and answer is not seat.default:
-                self._make_exact(inspection)
         if answer is None:
             seat.subscriber.answer_failed("bad_answer")
             return self._failed(seat, inspection)
@@ -417,6 +411,10 @@ class HookPipeline(Gate):
 
     def _apply(self, seat: Seat, inspection: Inspection, answer: Answer) -> int:
         """Do what an answer says, if its plugin may say so."""
+        # PERF: who says the default, the usual case, in few words or many, has seen the very text in
+        # its envelope, and nobody looks at the facts.
+        if inspection.raw_text and answer is not seat.default:
+            self._make_exact(inspection)
         action = answer.action
         if action == answers.PASS:
             effect = _NEXT

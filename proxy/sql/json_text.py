@@ -52,4 +52,4 @@ def rest_of(head: bytes) -> int:
 
 def query_fragment(text: str) -> bytes:
     """The part of a head that depends on the text."""
-    return b'"query":' + _ENCODER.encode(text)
+    return b'"query":' + json_of_text(text)
