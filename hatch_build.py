@@ -35,6 +35,7 @@ HOT_PATTERNS = (
     "proxy/session/*.py",
     "proxy/hooks/points.py",
     "proxy/hooks/pipeline.py",
+    "proxy/hooks/decisions.py",
     "proxy/hooks/plan.py",
     "proxy/hooks/clearing.py",
     "proxy/hooks/codec.py",
@@ -80,14 +81,17 @@ c_files = [path for path in sys.argv[1:] if path.endswith(".c")]
 modules = [path for path in sys.argv[1:] if path.endswith(".py")]
 compiled = mypycify(flags + modules, opt_level="3", debug_level="0")
 for extension in compiled:
-    extension.extra_compile_args += ["-fvisibility=hidden", "-include", sys.argv[-1]]
+    extension.extra_compile_args += ["-fvisibility=hidden", "-fno-plt", "-include", sys.argv[-1]]
 setup(
     name="headgate-compiled",
     packages=[],
     py_modules=[],
     ext_modules=[
         *compiled,
-        *(Extension(path[:-2].replace("/", "."), [path]) for path in c_files),
+        *(
+            Extension(path[:-2].replace("/", "."), [path], extra_compile_args=["-fno-plt"])
+            for path in c_files
+        ),
     ],
     script_args=["--quiet", "build_ext", "--inplace"],
 )

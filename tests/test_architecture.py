@@ -33,7 +33,16 @@ LAYERS = (
     ("demo",),
     ("cli", "__main__"),
 )
-PURE = ("protocol", "auth", "session", "routing", "pool.assignment", "hooks.pipeline", "hooks.plan")
+PURE = (
+    "protocol",
+    "auth",
+    "session",
+    "routing",
+    "pool.assignment",
+    "hooks.decisions",
+    "hooks.pipeline",
+    "hooks.plan",
+)
 BANNED_IN_PURE = {"asyncio", "socket", "ssl", "logging", "time", "random", "os", "structlog"}
 
 

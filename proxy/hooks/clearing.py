@@ -84,7 +84,12 @@ class Clearances:
         remembered: list[tuple[HookStats, str]] = []
         for seat in self._seats:
             subscriber = seat.subscriber
-            if not subscriber.matches(facts, client):
+            try:
+                is_meant = subscriber.matches(facts, client)
+            except Exception:
+                # A filter that breaks: the gate has counted it, and shall again each time.
+                return None
+            if not is_meant:
                 if subscriber.is_filtered:
                     filtered.append(seat.stats)
                     continue

@@ -10,10 +10,12 @@ from typing import Final
 
 import msgspec
 
+from proxy.hooks.points import Subscriber
 from proxy.session.context import ClientContext
 from proxy.session.inspection import PHASE_EXECUTE, Inspection, Outcome
 from proxy.sql.analyse import rest_of_head
 from proxy.sql.json_text import json_of_text
+from proxy.sql.statement import StatementFacts
 
 _encode = msgspec.json.encode
 
@@ -54,10 +56,12 @@ def attributes_of(client: ClientContext) -> dict[str, str]:
     return attributes
 
 
-def fragment_of(client: ClientContext) -> bytes:
-    """The JSON of `hook_context` behind `request_id`, to and with its closing brace; kept."""
-    fragment = client.fragment
-    if not fragment:
+def joined_fragment_of(client: ClientContext) -> bytes:
+    """
+    The JSON of `hook_context` behind the number of its request, to and with its closing brace and
+    the comma behind that; kept.
+    """
+    if not client.fragment:
         fields = {
             "client_id": client.client_id,
             "identity": client.identity,
@@ -65,9 +69,18 @@ def fragment_of(client: ClientContext) -> bytes:
             "branch": client.branch or None,
             "attributes": attributes_of(client),
         }
-        fragment = json_of(fields)[1:]
-        client.fragment = fragment
-    return fragment
+        client.fragment = b'",%b,' % json_of(fields)[1:]
+    return client.fragment
+
+
+def fragment_of(client: ClientContext) -> bytes:
+    """The JSON of `hook_context` behind `request_id`, to and with its closing brace."""
+    return joined_fragment_of(client)[2:-1]
+
+
+def context_opening(prefix: bytes) -> bytes:
+    """What stands between the statement's own fields and the number of its request."""
+    return b',"hook_context":{"request_id":"' + prefix
 
 
 def _tails() -> tuple[bytes, ...]:
@@ -81,14 +94,19 @@ def _tails() -> tuple[bytes, ...]:
 
 
 _TAILS: Final = _tails()
+_ENDINGS: Final = [tail + b"}" for tail in _TAILS]
+
+
+def _tail_number(is_extended: bool, phase: int, in_transaction: bool) -> int:
+    return (
+        (4 if is_extended else 0)
+        + (2 if phase == PHASE_EXECUTE else 0)
+        + (1 if in_transaction else 0)
+    )
 
 
 def _tail_of(inspection: Inspection) -> bytes:
-    return _TAILS[
-        (4 if inspection.is_extended else 0)
-        + (2 if inspection.phase == PHASE_EXECUTE else 0)
-        + (1 if inspection.in_transaction else 0)
-    ]
+    return _TAILS[_tail_number(inspection.is_extended, inspection.phase, inspection.in_transaction)]
 
 
 def statement_envelope(
@@ -113,17 +131,43 @@ def statement_envelope(
         opening = b'"query":'
         head = json_of_text(inspection.raw_text.decode())
         rest = rest_of_head(facts)
-    return b'{%b%b%b,"hook_context":{"request_id":"%b%d",%b,%b%b%b}' % (
+    return b'{%b%b%b,"hook_context":{"request_id":"%b%d%b%b%b%b}' % (
         opening,
         head,
         rest,
         prefix,
         inspection.request_id,
-        client.fragment or fragment_of(client),
+        client.fragment or joined_fragment_of(client),
         facts.tail,
         _tail_of(inspection),
         extras,
     )
+
+
+def say_statement(
+    subscriber: Subscriber,
+    facts: StatementFacts,
+    raw_text: bytes,
+    client: ClientContext,
+    context: bytes,
+    number: int,
+    is_extended: bool,
+    phase: int,
+) -> bytes | None:
+    """
+    Call with what `statement_envelope` makes of a statement outside of a transaction, in pieces.
+
+    `raw_text` as in an Inspection, `context` is `context_opening`'s, `number` that of the request.
+    Answers and raises what `Subscriber.say` does.
+    """
+    fragment = client.fragment or joined_fragment_of(client)
+    ending = _ENDINGS[_tail_number(is_extended, phase, False)]
+    if raw_text:
+        rest = facts.head_rest or rest_of_head(facts)
+        return subscriber.say(
+            b'{"query":', raw_text, rest, context, number, fragment, facts.tail, ending
+        )
+    return subscriber.say(b"{", b"", facts.head, context, number, fragment, facts.tail, ending)
 
 
 def _extras(inspection: Inspection, with_parameters: bool, with_roles: bool) -> bytes:

@@ -7,20 +7,19 @@ Theory of operation. A statement goes through five stages:
 
 - Within a stage the subscribers are asked in order. Block, deny, cached and hit end the chain. A
   rewrite does not: the text is classified again and the next subscriber sees the new one.
-- A rewritten text holds exactly one statement: an inspection is one statement, and a second one
-  in it would run unjudged. What the parser does not know counts as one of kind unknown.
 - If the text was changed, authorize is asked again with the new one, before anything is answered:
   a rewrite or a cached answer never reaches what the identity may not touch.
 - cache_get is for plain reads outside a transaction. On the extended protocol it is asked at the
   execution, where the parameters are known, and not at Parse.
 - At phase `execute` a changed text is reported like any other (`is_rewritten`): the session either
   prepares it anew unseen or refuses the statement.
-- An answer that its plugin lacks the permission for is a failed call. A failed call means what the
-  subscriber's `fails_closed` says: refused with 58000, or as if the plugin were not there.
 - All plugins together have BUDGET_US for one statement; who comes after that is not called, and
   failed. Calls that wait on worker threads have limits of their own and do not count.
 - Who may block or deny gets a text whole, or the statement is refused. Who can neither decide nor
   fail closed only looks on, and gets a text that is too long cut and flagged.
+
+What an answer does is in `decisions`. Where only pre_query is asked and nobody is told of outcomes, as
+most often, plain statements take a short way (`judge_at_once`), by the same rules.
 
 A statement keeps the chains that it came in with to its outcome. Knows no WebAssembly, no socket,
 no clock; how long a call took is in `Subscriber.last_us`.
@@ -32,24 +31,28 @@ from proxy.errors import PluginFailed, Refusal
 from proxy.hooks import answers, codec, points
 from proxy.hooks.answers import Answer
 from proxy.hooks.clearing import UNKNOWN_KIND, Clearances
+from proxy.hooks.decisions import (
+    END_OF_ALL,
+    END_OF_CHAIN,
+    NEXT,
+    WAITING,
+    Decisions,
+)
 from proxy.hooks.outcomes import OutcomeQueue
 from proxy.hooks.plan import Plan, Seat
-from proxy.hooks.points import EMPTY_CHAINS, Completion, HookChains
+from proxy.hooks.points import EMPTY_CHAINS, NOT_SAID, Completion, HookChains
 from proxy.hooks.refused import RefusedStatements
 from proxy.hooks.rowset import ResultCache
 from proxy.observe.counters import Counters
-from proxy.routing.route import ROUTE_BRANCH, ROUTE_NODE, ROUTE_PRIMARY, ROUTE_STANDBY, Route
 from proxy.session.clearance import Clearance
 from proxy.session.context import ClientContext
 from proxy.session.inspection import (
     PHASE_STATEMENT,
     VERDICT_ALLOW,
     VERDICT_ANSWER,
-    VERDICT_REFUSE,
     Inspection,
 )
-from proxy.session.ports import Classifier, Gate, Waiter
-from proxy.sql.analyse import with_text
+from proxy.session.ports import Classifier, Waiter
 from proxy.sql.statement import StatementFacts
 
 BUDGET_US: Final = 20_000
@@ -57,6 +60,9 @@ BUDGET_US: Final = 20_000
 UNKNOWN_SQL: Final = (
     "the proxy cannot tell what this statement does, and is configured to refuse such statements"
 )
+
+SHORT_BYTES: Final = 256
+"""Longest answer that is known again without being read."""
 
 AUTHORIZE: Final = 0
 PRE_QUERY: Final = 1
@@ -66,17 +72,9 @@ CACHE_GET: Final = 4
 DONE: Final = 5
 ROUTE: Final = 6
 
-# What an answer means for the chain that it was given in.
-_NEXT: Final = 0
-_END_OF_CHAIN: Final = 1
-_END_OF_ALL: Final = 2
-_WAITING: Final = 3
-_FORBIDDEN: Final = 4  # the plugin has no permission for this answer
-_UNFIT: Final = 5  # the answer is understood and cannot be followed
-
 
 @final
-class HookPipeline(Gate):
+class HookPipeline(Decisions):
     """The Gate of a process: one for all its sessions."""
 
     def __init__(
@@ -88,6 +86,7 @@ class HookPipeline(Gate):
         budget_us: int = BUDGET_US,
         refused: RefusedStatements | None = None,
     ) -> None:
+        super().__init__(classifier, counters, refused)
         self.judges = False
         self.routes = False
         self.observes = False
@@ -95,13 +94,10 @@ class HookPipeline(Gate):
         self.captures = False
         self.caches = False
         self.clears = False
-        self.cache: ResultCache | None = None
-        self.refuses_unknown = False
+        self.judges_at_once = False
         self.outcomes = outcomes
-        self.refused = refused
-        self._classifier = classifier
-        self._counters = counters
         self._prefix = request_prefix
+        self._context = codec.context_opening(request_prefix)
         self._budget_us = budget_us
         self._requests = 0
         self._made = b""
@@ -132,6 +128,7 @@ class HookPipeline(Gate):
             self.cache.clear()
         self.caches = caches
         self.wants_parameters = plan.wants_parameters
+        self.judges_at_once = plan.is_at_once
         self._look()
         return old.chains
 
@@ -169,8 +166,7 @@ class HookPipeline(Gate):
         """Take the chains of now for this statement, and run the stages."""
         plan = self._enter(inspection)
         if self.refuses_unknown and inspection.facts.kind == UNKNOWN_KIND:
-            self._counters.blocked += 1
-            self._refuse(None, inspection, Refusal("42000", UNKNOWN_SQL))
+            self._refuse_unknown(inspection)
             return True
         if not plan.is_judging:
             return True
@@ -184,6 +180,120 @@ class HookPipeline(Gate):
         if is_decided and inspection.verdict == VERDICT_ALLOW and not inspection.is_rewritten:
             self._clearances.learn(facts, text, inspection.client)
         return is_decided
+
+    def judge_at_once(
+        self,
+        facts: StatementFacts,
+        raw_text: bytes,
+        client: ClientContext,
+        is_extended: bool,
+        phase: int,
+    ) -> Inspection | None:
+        """See Gate."""
+        # PERF: the walk in short, for those who say what is said as a rule: with no object for the
+        # statement, and its envelope written where the guest reads it. Whatever is not so plain goes
+        # on in the walk itself, from the seat where it is met.
+        plan = self._plan
+        seats = plan.pre_query
+        text = raw_text or facts.text
+        self._requests += 1
+        number = self._requests
+        inspection: Inspection | None = None
+        effect = NEXT
+        index = 0
+        spent_us = 0
+        asked = len(seats)
+        if facts.kind == UNKNOWN_KIND or not (facts.is_read_only or self.cache is None):
+            # The result cache is told of each write behind its end, by the object.
+            asked = 0
+        while index < asked:
+            seat = seats[index]
+            subscriber = seat.subscriber
+            stats = seat.stats
+            memo = seat.memo
+            try:
+                is_meant = subscriber.matches(facts, client)
+            except Exception:
+                break
+            if not is_meant:
+                stats.filtered += 1
+                index += 1
+                continue
+            if memo is not None:
+                known = memo.find(text, client)
+                if known is seat.default:
+                    stats.memoized += 1
+                    stats.decided(seat.default.word)
+                    index += 1
+                    continue
+                if known is not None:
+                    break
+            if spent_us > self._budget_us:
+                break
+            answer: Answer | None = seat.default
+            is_failed = False
+            try:
+                given = codec.say_statement(
+                    subscriber, facts, raw_text, client, self._context, number, is_extended, phase
+                )
+                if given is not None and given != seat.default_words:
+                    if given is NOT_SAID:
+                        break
+                    answer = answers.decode(seat.hook, given)
+                    if answer is seat.default and len(given) < SHORT_BYTES:
+                        seat.default_words = given
+                spent_us += subscriber.last_us
+            except PluginFailed:
+                spent_us += subscriber.last_us
+                is_failed = True
+            except Exception:
+                subscriber.answer_failed("host")
+                is_failed = True
+            index += 1
+            if is_failed or answer is not seat.default:
+                inspection = self._inspection(
+                    plan, facts, raw_text, client, is_extended, phase, number
+                )
+                inspection.spent_us = spent_us
+                if is_failed:
+                    effect = self._failed(seat, inspection)
+                else:
+                    effect = self._follow(seat, inspection, answer)
+                break
+            stats.decided(seat.default.word)
+            if memo is not None:
+                memo.remember(text, client, seat.default)
+        if inspection is None and index < len(seats):
+            inspection = self._inspection(plan, facts, raw_text, client, is_extended, phase, number)
+            inspection.spent_us = spent_us
+        if inspection is not None:
+            if self.refuses_unknown and facts.kind == UNKNOWN_KIND:
+                self._refuse_unknown(inspection)
+                return inspection
+            self._go_on(plan, inspection, PRE_QUERY, index, effect)
+            if inspection.verdict != VERDICT_ALLOW or inspection.is_rewritten:
+                return inspection
+        if self.clears:
+            self._clearances.learn(facts, text, client)
+        return inspection
+
+    def _inspection(
+        self,
+        plan: Plan,
+        facts: StatementFacts,
+        raw_text: bytes,
+        client: ClientContext,
+        is_extended: bool,
+        phase: int,
+        number: int,
+    ) -> Inspection:
+        """The object for a statement of `judge_at_once` that turns out to need one."""
+        inspection = Inspection(facts, client, is_extended, phase, False, None)
+        inspection.raw_text = raw_text
+        inspection.request_id = number
+        plan.chains.enter()
+        inspection.chains = plan
+        return inspection
 
     def route(self, inspection: Inspection) -> bool:
         """Ask `route` of the chains that judged the statement."""
@@ -213,10 +323,9 @@ class HookPipeline(Gate):
         else:
             plan.chains.leave()
 
-    def _make_exact(self, inspection: Inspection) -> None:
-        """The facts of the very text, now that somebody looks at it."""
-        inspection.facts = with_text(inspection.facts, inspection.raw_text)
-        inspection.raw_text = b""
+    def _refuse_unknown(self, inspection: Inspection) -> None:
+        self._counters.blocked += 1
+        self._refuse(None, inspection, Refusal("42000", UNKNOWN_SQL))
 
     def _enter(self, inspection: Inspection) -> Plan:
         plan = self._plan
@@ -238,11 +347,11 @@ class HookPipeline(Gate):
             while index < len(seats):
                 index += 1
                 effect = self._visit(plan, seats[index - 1], inspection, stage, index)
-                if effect == _WAITING:
+                if effect == WAITING:
                     return False
-                if effect == _END_OF_ALL:
+                if effect == END_OF_ALL:
                     return True
-                if effect == _END_OF_CHAIN:
+                if effect == END_OF_CHAIN:
                     break
             index = 0
             stage = self._after(plan, stage, inspection)
@@ -265,14 +374,20 @@ class HookPipeline(Gate):
                 effect = self._failed(seat, inspection)
             else:
                 effect = self._take(seat, inspection, given)
-            is_decided = effect == _END_OF_ALL
-            if effect == _NEXT:
-                is_decided = self._walk(plan, inspection, stage, index)
-            elif effect == _END_OF_CHAIN:
-                is_decided = self._walk(plan, inspection, self._after(plan, stage, inspection), 0)
+            is_decided = self._go_on(plan, inspection, stage, index, effect)
             if is_decided and isinstance(inspection.waiter, Waiter):
                 inspection.waiter.on_judged(inspection)
         plan.chains.leave()
+
+    def _go_on(
+        self, plan: Plan, inspection: Inspection, stage: int, index: int, effect: int
+    ) -> bool:
+        """The walk behind a seat that has had its say."""
+        if effect == NEXT:
+            return self._walk(plan, inspection, stage, index)
+        if effect == END_OF_CHAIN:
+            return self._walk(plan, inspection, self._after(plan, stage, inspection), 0)
+        return effect == END_OF_ALL
 
     def _seats_at(self, plan: Plan, inspection: Inspection, stage: int) -> list[Seat]:
         if stage == PRE_QUERY:
@@ -315,7 +430,7 @@ class HookPipeline(Gate):
             return self._failed(seat, inspection)
         if not is_meant:
             seat.stats.filtered += 1
-            return _NEXT
+            return NEXT
         if seat.memo is not None and inspection.facts.kind != UNKNOWN_KIND:
             known = seat.memo.find(inspection.raw_text or inspection.facts.text, inspection.client)
             if known is not None:
@@ -335,7 +450,7 @@ class HookPipeline(Gate):
             )
             if not payload:
                 seat.stats.failed("input")
-                return _NEXT
+                return NEXT
         if seat.is_slow:
             return self._ask_slowly(plan, seat, inspection, stage, index, payload)
         try:
@@ -371,7 +486,7 @@ class HookPipeline(Gate):
             plan.chains.leave()
             seat.subscriber.answer_failed("host")
             return self._failed(seat, inspection)
-        return _WAITING
+        return WAITING
 
     def _envelope(self, seat: Seat, inspection: Inspection) -> bytes:
         """The input; one that says nothing of its own is made once for all of a statement."""
@@ -385,160 +500,6 @@ class HookPipeline(Gate):
             self._made_for = inspection.request_id
             self._made_of = inspection.facts
         return self._made
-
-    # --- answers -------------------------------------------------------------------------------
-
-    def _take(self, seat: Seat, inspection: Inspection, given: bytes | None) -> int:
-        """Understand an answer, do what it says, remember it for a pure plugin."""
-        answer: Answer | None = seat.default
-        if given is not None:
-            answer = answers.decode(seat.hook, given)
-        if answer is None:
-            seat.subscriber.answer_failed("bad_answer")
-            return self._failed(seat, inspection)
-        facts = inspection.facts
-        text = inspection.raw_text or facts.text
-        effect = self._apply(seat, inspection, answer)
-        if effect == _FORBIDDEN:
-            seat.subscriber.answer_failed("permission")
-            return self._failed(seat, inspection)
-        if effect == _UNFIT:
-            seat.subscriber.answer_failed("bad_answer")
-            return self._failed(seat, inspection)
-        if seat.memo is not None and facts.kind != UNKNOWN_KIND:
-            seat.memo.remember(text, inspection.client, answer)
-        return effect
-
-    def _apply(self, seat: Seat, inspection: Inspection, answer: Answer) -> int:
-        """Do what an answer says, if its plugin may say so."""
-        # PERF: who says the default, the usual case, in few words or many, has seen the very text in
-        # its envelope, and nobody looks at the facts.
-        if inspection.raw_text and answer is not seat.default:
-            self._make_exact(inspection)
-        action = answer.action
-        if action == answers.PASS:
-            effect = _NEXT
-        elif action == answers.BLOCK:
-            effect = self._block(seat, inspection, answer)
-        elif action == answers.NEW_TEXT:
-            effect = self._rewrite(seat, inspection, answer)
-        elif action == answers.ROWS:
-            effect = _FORBIDDEN
-            if seat.may_answer and (seat.hook == points.PRE_QUERY or seat.may_read_cache):
-                inspection.answer = answer.rows
-                effect = _END_OF_CHAIN
-        elif action == answers.KEY:
-            effect = self._look_up(seat, inspection, answer)
-        else:
-            effect = self._send_to(seat, inspection, answer)
-        if effect <= _END_OF_ALL:
-            seat.stats.decided(answer.word)
-        return effect
-
-    def _block(self, seat: Seat, inspection: Inspection, answer: Answer) -> int:
-        if seat.may_deny:
-            refusal = Refusal(
-                answer.sqlstate or "42501",
-                f"permission denied by plugin: {answer.text}",
-                answer.detail,
-                answer.hint,
-            )
-        elif seat.may_block:
-            refusal = Refusal(
-                answer.sqlstate or "42000",
-                f"Query blocked by plugin: {answer.text}",
-                answer.detail,
-                answer.hint,
-            )
-        else:
-            return _FORBIDDEN
-        self._counters.blocked += 1
-        self._refuse(seat, inspection, refusal)
-        return _END_OF_ALL
-
-    def _rewrite(self, seat: Seat, inspection: Inspection, answer: Answer) -> int:
-        if not seat.may_rewrite:
-            return _FORBIDDEN
-        text = answer.text.encode()
-        if text == inspection.facts.text:
-            return _NEXT
-        found = self._classifier.exact(text)
-        if len(found.statements) != 1:
-            return _UNFIT
-        if self.refuses_unknown and found.statements[0].kind == UNKNOWN_KIND:
-            return _UNFIT
-        inspection.facts = found.statements[0]
-        inspection.is_rewritten = True
-        return _NEXT
-
-    def _look_up(self, seat: Seat, inspection: Inspection, answer: Answer) -> int:
-        """A key of the proxy's own result cache: rows from there, or a place to fill."""
-        cache = self.cache
-        if not seat.may_read_cache:
-            return _FORBIDDEN
-        if cache is None or not inspection.may_cache:
-            return _NEXT
-        if inspection.is_extended and inspection.parameters is None:
-            return _NEXT
-        rows = cache.lookup(inspection, answer.text, answer.millis)
-        if rows is None:
-            inspection.cache_key = answer.text
-            inspection.cache_max_age_ms = answer.millis
-        else:
-            inspection.answer = rows
-        return _END_OF_CHAIN
-
-    def _send_to(self, seat: Seat, inspection: Inspection, answer: Answer) -> int:
-        if not seat.may_route:
-            return _FORBIDDEN
-        kind = ROUTE_PRIMARY
-        if answer.action == answers.TO_STANDBY:
-            kind = ROUTE_STANDBY
-        elif answer.action == answers.TO_NODE:
-            kind = ROUTE_NODE
-        elif answer.action == answers.TO_BRANCH:
-            kind = ROUTE_BRANCH
-        is_read = inspection.facts.is_read_only and not inspection.in_transaction
-        inspection.route = Route(kind, answer.text, is_read)
-        return _END_OF_CHAIN
-
-    # --- refusals ------------------------------------------------------------------------------
-
-    def _failed(self, seat: Seat, inspection: Inspection) -> int:
-        """A call failed, and is counted: the hook's failure rule."""
-        if not seat.fails_closed:
-            return _NEXT
-        refusal = Refusal("58000", f'plugin "{seat.subscriber.plugin}" failed')
-        self._refuse(seat, inspection, refusal)
-        return _END_OF_ALL
-
-    def _too_long(self, seat: Seat, inspection: Inspection, size: int) -> int:
-        """A text that a plugin must see whole, and cannot: who guards refuses it."""
-        seat.stats.failed("input")
-        if not (seat.fails_closed or seat.may_block or seat.may_deny):
-            return _NEXT
-        self._refuse(
-            seat,
-            inspection,
-            Refusal(
-                "54000",
-                f'statement is too long for plugin "{seat.subscriber.plugin}"',
-                f"Its description has {size} bytes, the plugin takes {seat.limit_bytes}.",
-                "Send long values as parameters or by COPY, or raise the plugin's input limit.",
-            ),
-        )
-        return _END_OF_ALL
-
-    def _refuse(self, seat: Seat | None, inspection: Inspection, refusal: Refusal) -> None:
-        if inspection.raw_text:
-            self._make_exact(inspection)
-        if self.refused is not None:
-            plugin = "" if seat is None else seat.subscriber.plugin
-            hook = "" if seat is None else points.HOOK_NAMES[seat.hook]
-            self.refused.add(inspection, plugin, hook, refusal)
-        inspection.verdict = VERDICT_REFUSE
-        inspection.refusal = refusal
-        inspection.answer = None
 
 
 @final

@@ -16,10 +16,16 @@ from proxy.observe.counters import HookStats
 
 @final
 class Seat:
-    """A subscriber in its chain, with all that is asked of it at every statement."""
+    """
+    A subscriber in its chain, with all that is asked of it at every statement.
+
+    default        what the immediate verdict 0 means
+    default_words  the last answer in words that meant the same; None before there was one
+    """
 
     __slots__ = (
         "default",
+        "default_words",
         "fails_closed",
         "hook",
         "is_slow",
@@ -44,6 +50,7 @@ class Seat:
         self.memo = memo
         self.hook = hook
         self.default: Answer = answers.default_answer(hook)
+        self.default_words: bytes | None = None
         self.stats: HookStats = subscriber.stats
         self.is_slow: bool = subscriber.is_slow
         self.fails_closed: bool = subscriber.fails_closed
@@ -75,6 +82,7 @@ class Plan:
 
     first              the stage that a statement begins with: authorize or pre_query
     ends_at_pre_query  nobody sits at any other stage of `judge`
+    is_at_once         besides, nobody takes time, wants parameters, routes, observes or captures
     """
 
     __slots__ = (
@@ -84,6 +92,7 @@ class Plan:
         "chains",
         "ends_at_pre_query",
         "first",
+        "is_at_once",
         "is_judging",
         "number",
         "observes",
@@ -122,6 +131,13 @@ class Plan:
                 if "query.params" in subscriber.permissions:
                     wants = True
         self.wants_parameters = wants
+        is_at_once = self.is_judging and self.ends_at_pre_query
+        if self.route or self.observes or self.captures or wants:
+            is_at_once = False
+        for seat in self.pre_query:
+            if seat.is_slow:
+                is_at_once = False
+        self.is_at_once = is_at_once
 
     def seats_of(self, hook: int) -> list[Seat]:
         """The chain of a hook that decides on statements."""

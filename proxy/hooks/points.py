@@ -48,6 +48,9 @@ HOOK_NAMES: Final = (
 BLOCKED: Final = b"\x00blocked"
 """What `Subscriber.call` answers for the immediate verdict 1: block with the generic reason."""
 
+NOT_SAID: Final = b"\x00not said"
+"""What `Subscriber.say` answers where it did not call: the statement has to go by `call`."""
+
 
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Completion(ABC):
@@ -103,6 +106,24 @@ class Subscriber(ABC):
         Else the answer's bytes, not yet looked at. Raises PluginFailed: trap, fuel, timeout, memory,
         host, breaker, bad pointer or length.
         """
+
+    def say(
+        self,
+        opening: bytes,
+        text: bytes,
+        rest: bytes,
+        context: bytes,
+        number: int,
+        client: bytes,
+        statement: bytes,
+        ending: bytes,
+    ) -> bytes | None:
+        """
+        `call` with a payload in pieces, one after the other: `text` as a JSON string (nothing where
+        it is empty), `number` in decimal. NOT_SAID: not called, for who would be called another way
+        or where the pieces are not plain; then `call` has to be used.
+        """
+        return NOT_SAID
 
     @abstractmethod
     def call_slow(self, payload: bytes, completion: Completion) -> None:

@@ -14,6 +14,8 @@ from ctypes import byref, c_int64, c_size_t, c_uint64, c_void_p
 from functools import partial
 from typing import Any, Final, Protocol, final
 
+from proxy.sql.json_text import json_of_text
+
 _PYBUF_WRITE: Final = 0x200
 
 # No types of arguments on purpose: every argument is a ready ctypes object, and converting it again
@@ -43,6 +45,16 @@ class HotCall(Protocol):
 
         TypeError where it is not bytes, ValueError where it is longer than the buffer, RuntimeError
         after `close`.
+        """
+
+    def say(self, opening: bytes, text: bytes, /, *pieces: bytes | int) -> int | None:
+        """
+        As `give`, with an input that is put together where the guest reads it: `opening`, `text` as a
+        JSON string (nothing at all where it is empty), and the pieces: bytes as they are, numbers
+        from 0 in decimal.
+
+        False where it may not fit into the buffer, or the text is not ASCII: nothing was called.
+        TypeError and ValueError where a piece is none, OverflowError for one beyond 63 bits.
         """
 
     def run(self, first: int, second: int, /) -> int | None:
@@ -146,6 +158,22 @@ class CtypesCall:
         self._buffer[:length] = payload
         return self.run(self._address, length)
 
+    def say(self, opening: bytes, text: bytes, /, *pieces: bytes | int) -> int | None:
+        """See HotCall."""
+        if not isinstance(opening, bytes) or not isinstance(text, bytes):
+            raise TypeError("say takes bytes, a text in bytes, and pieces")
+        self._look()
+        whole = [opening]
+        if text:
+            if not text.isascii():
+                return False
+            whole.append(json_of_text(text.decode()))
+        whole.extend(_written(piece) for piece in pieces)
+        payload = b"".join(whole)
+        if len(payload) > len(self._buffer):
+            return False
+        return self.give(payload)
+
     def run(self, first: int, second: int, /) -> int | None:
         """See HotCall."""
         self._look()
@@ -188,6 +216,18 @@ class CtypesCall:
     def _look(self) -> None:
         if self._is_closed:
             raise RuntimeError("the instance is closed")
+
+
+def _written(piece: bytes | int) -> bytes:
+    if isinstance(piece, bytes):
+        return piece
+    if not isinstance(piece, int):
+        raise TypeError("a piece is bytes or a whole number")
+    if piece < 0:
+        raise ValueError("a number in a guest's input is not negative")
+    if piece >= 1 << 63:
+        raise OverflowError("a number in a guest's input has 63 bits at most")
+    return b"%d" % piece
 
 
 def _best() -> "Maker":

@@ -22,8 +22,9 @@ class ClientContext:
     branch          database branch it asked for with `headgate.branch`, else ""
     startup         the startup packet's parameters, decoded, `options` unfolded into settings
     user_id, tenant_id, roles, claims   what an `authenticate` hook said besides
-    fragment        the JSON of `hook_context` after `request_id`, made by the hooks on first use and
-                    emptied (b"") by whoever changes a field, e.g. on SET application_name
+    fragment        the JSON of `hook_context` after `request_id`, with what joins it to what is around
+                    it; made by the hooks on first use and emptied (b"") by whoever changes a field,
+                    e.g. on SET application_name
     clearances      what the hooks know of statements that need not be judged for it; of the plan with
                     the number cleared_by
     is_replication  it asked for a replication connection

@@ -21,8 +21,9 @@ from proxy.errors import Refusal
 from proxy.protocol import frontend, plain, tags
 from proxy.routing.route import READ, WRITE, Route
 from proxy.session import admission
+from proxy.session.context import ClientContext
 from proxy.session.conversation import Conversation
-from proxy.session.exchange import Exchange, Prepared
+from proxy.session.exchange import Batch, Exchange, Prepared
 from proxy.session.inspection import (
     PHASE_EXECUTE,
     PHASE_STATEMENT,
@@ -78,29 +79,36 @@ class Express(Conversation):
         )
         if facts is None or not facts.is_express:
             return False
-        inspection: Inspection | None = None
         gate = self._gate
-        if gate.judges and not self._is_cleared(facts.statements[0], text):
-            if (
-                gate.observes
-                or gate.routes
-                or gate.wants_parameters
-                or gate.caches
-                or gate.captures
-            ):
-                return False
-            phase = PHASE_EXECUTE if tag == tags.BIND else PHASE_STATEMENT
-            inspection = Inspection(
-                facts.statements[0], self.client, tag != tags.QUERY, phase, False, None
-            )
-            if inspection.facts.text != text:
-                inspection.raw_text = text
-            inspection.waiter = self
+        is_judged = gate.judges and not self._is_cleared(facts.statements[0], text)
+        if is_judged and (
+            gate.observes or gate.routes or gate.wants_parameters or gate.caches or gate.captures
+        ):
+            return False
         self.queries += 1
         self._sent = data
         self._sent_since_us = self._clock.now_us()
-        self._sent_judged = inspection
-        is_decided = inspection is None or gate.judge(inspection)
+        self._sent_passed = None
+        inspection: Inspection | None = None
+        is_decided = True
+        if is_judged:
+            statement = facts.statements[0]
+            raw_text = text if statement.text != text else b""
+            phase = PHASE_EXECUTE if tag == tags.BIND else PHASE_STATEMENT
+            if gate.judges_at_once:
+                self._sent_passed = statement
+                inspection = gate.judge_at_once(
+                    statement, raw_text, self.client, tag != tags.QUERY, phase
+                )
+                self._sent_judged = inspection
+            else:
+                inspection = Inspection(
+                    statement, self.client, tag != tags.QUERY, phase, False, None
+                )
+                inspection.raw_text = raw_text
+                inspection.waiter = self
+                self._sent_judged = inspection
+                is_decided = gate.judge(inspection)
         if inspection is None or (
             is_decided and inspection.verdict == VERDICT_ALLOW and not inspection.is_rewritten
         ):
@@ -257,6 +265,8 @@ class Express(Conversation):
         batch = self.intake.reread(self._sent)
         exchange.batches.append(batch)
         judged = self._sent_judged
+        if judged is None and self._sent_passed is not None:
+            judged = _passed(batch, self._sent_passed, self.client)
         self._judged = []
         if judged is None:
             exchange.is_cleared = self._gate.clears
@@ -267,6 +277,7 @@ class Express(Conversation):
         self.exchange = exchange
         self._sent = b""
         self._sent_judged = None
+        self._sent_passed = None
         self._is_ordinary = False
         return exchange
 
@@ -295,3 +306,15 @@ def _ends_group(data: bytes, start: int) -> int:
     if rest == plain.DESCRIBE_EXECUTE_SYNC:
         return 1
     return 0 if rest == plain.EXECUTE_SYNC else -1
+
+
+def _passed(batch: Batch, facts: StatementFacts, client: ClientContext) -> Inspection:
+    """The inspection of the one statement of a batch, which passed before there was a batch."""
+    first = batch.messages[0]
+    prepared = first.prepared
+    phase = PHASE_EXECUTE if first.tag == tags.BIND else PHASE_STATEMENT
+    inspection = Inspection(facts, client, first.tag != tags.QUERY, phase, False, None)
+    text = batch.data[first.start + 5 : first.end - 1] if prepared is None else prepared.text
+    if facts.text != text:
+        inspection.raw_text = text
+    return inspection

@@ -81,6 +81,7 @@ class Gate(ABC):
     caches: bool  # cache_get is subscribed: executions are looked up, with their parameters
     captures: bool  # cache_set is subscribed: results named by cache_key are collected
     clears: bool  # some statements need not be judged at all: see `clearance`
+    judges_at_once: bool  # nobody takes time, nor is asked or told anything but pre_query
 
     @abstractmethod
     def clearance(self, facts: StatementFacts, client: ClientContext) -> Clearance | None:
@@ -95,6 +96,21 @@ class Gate(ABC):
         Run authorize, pre_query, rewrite, cache_get; fill in the verdict. True: decided now.
         False: a plugin takes its time on a worker thread; inspection.waiter.on_judged is called
         later, exactly once, from the event loop.
+        """
+
+    @abstractmethod
+    def judge_at_once(
+        self,
+        facts: StatementFacts,
+        raw_text: bytes,
+        client: ClientContext,
+        is_extended: bool,
+        phase: int,
+    ) -> Inspection | None:
+        """
+        As `judge`, for a statement outside of a transaction; only while `judges_at_once` is True. None:
+        it passes as it is, and `finished` is not for it. Else the inspection, decided. `raw_text` is
+        that of an Inspection.
         """
 
     @abstractmethod

@@ -29,6 +29,7 @@ from proxy.session.tuning import (
     Welcomes,
 )
 from proxy.session.users import LinkUser
+from proxy.sql.statement import StatementFacts
 
 STARTING: Final = 0
 IDLE: Final = 1
@@ -102,6 +103,7 @@ class Relay(LinkUser):
         "_schema",
         "_sent",
         "_sent_judged",
+        "_sent_passed",
         "_sent_since_us",
         "_started_anywhere",
         "_transaction_since_us",
@@ -192,6 +194,7 @@ class Relay(LinkUser):
         self._sent = b""  # the one that went it, until it is answered
         self._sent_since_us = 0
         self._sent_judged: Inspection | None = None
+        self._sent_passed: StatementFacts | None = None  # what it says, if plugins let it pass
         self._may_copy = False  # a portal of this transaction may be a COPY FROM STDIN
 
     # -- what the parts above add

@@ -13,7 +13,7 @@ from proxy.protocol import backend, frontend, tags
 from proxy.routing.route import Route
 from proxy.session.clearance import Clearance
 from proxy.session.context import ClientContext
-from proxy.session.inspection import Inspection
+from proxy.session.inspection import VERDICT_ALLOW, Inspection
 from proxy.session.link import BackendLink
 from proxy.session.ports import Broker, Classifier, Clock, Gate, Waiter, Wire
 from proxy.session.session import Session
@@ -181,6 +181,7 @@ class ScriptedGate(Gate):
         self.captures = False
         self.caches = False
         self.clears = False
+        self.judges_at_once = False
         self.seen: list[Inspection] = []
         self.done: list[Inspection] = []
         self.results: list[bytes | None] = []
@@ -202,6 +203,20 @@ class ScriptedGate(Gate):
             inspection.facts = with_text(inspection.facts, inspection.raw_text)
             inspection.raw_text = b""
         return self._follow(self.rules, self.slow, inspection)
+
+    def judge_at_once(
+        self,
+        facts: StatementFacts,
+        raw_text: bytes,
+        client: ClientContext,
+        is_extended: bool,
+        phase: int,
+    ) -> Inspection | None:
+        inspection = Inspection(facts, client, is_extended, phase, False, None)
+        inspection.raw_text = raw_text
+        assert self.judge(inspection), "who judges at once takes no time"
+        is_odd = inspection.verdict != VERDICT_ALLOW or inspection.is_rewritten
+        return inspection if is_odd else None
 
     def route(self, inspection: Inspection) -> bool:
         return self._follow(self.routings, self.slow_routes, inspection)

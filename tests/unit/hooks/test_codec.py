@@ -75,7 +75,10 @@ def test_roles_and_parameters() -> None:
 def test_the_session_part_is_made_once_and_again_when_emptied() -> None:
     client = client_of()
     first = codec.fragment_of(client)
-    assert codec.fragment_of(client) is first
+    assert client.fragment == b'",' + first + b","
+    made = client.fragment
+    codec.fragment_of(client)
+    assert client.fragment is made
     client.application_name = "other"
     client.branch = "dev"
     client.fragment = b""

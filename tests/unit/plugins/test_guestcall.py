@@ -3,9 +3,13 @@
 import ctypes
 import gc
 import weakref
+from contextlib import contextmanager
 
+import msgspec
 import pytest
 import wasmtime
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.plugins import ffi
 from proxy.plugins.ffi import FAST, GuestStopped, Imports, Sandbox
@@ -47,6 +51,22 @@ def kind(request, monkeypatch):
 
 @pytest.fixture
 def sandbox(kind, module):
+    with sandbox_of(module) as box:
+        yield box
+
+
+@contextmanager
+def fresh(kind, name, capacity):
+    """A sandbox and a call of one kind, for a test that goes over many."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ffi, "GuestCall", kind)
+        engine = runtime()
+        with sandbox_of(wasmtime.Module(engine.engine, bytes(wasmtime.wat2wasm(WAT)))) as box:
+            yield box, hot(box, name, capacity=capacity)
+
+
+@contextmanager
+def sandbox_of(module):
     imports = Imports(runtime().engine, module)
 
     def body(slots):
@@ -111,6 +131,130 @@ def test_arguments_and_results_are_whole_numbers_of_both_signs(sandbox):
 def test_run_takes_two_numbers(sandbox, arguments):
     with pytest.raises(TypeError):
         hot(sandbox, "place").run(*arguments)
+
+
+# -- say
+
+
+def said(box, call, *pieces):
+    """What the guest finds in its buffer; None: it was not called."""
+    packed = call.say(*pieces)
+    if packed is False:
+        return None
+    assert packed >> 32 == ADDRESS
+    return bytes(box.memory[ADDRESS : ADDRESS + (packed & 0xFFFFFFFF)])
+
+
+def test_pieces_are_put_together_where_the_guest_reads_them(sandbox):
+    call = hot(sandbox, "place")
+    assert said(sandbox, call, b"{", b"", b"head", b",", 70, b"", b"}") == b"{head,70}"
+    assert said(sandbox, call, b'{"query":', b"select 1", b"}") == b'{"query":"select 1"}'
+    assert said(sandbox, call, b"", b"x") == b'"x"'
+    assert said(sandbox, call, b"", b"") == b""
+
+
+@pytest.mark.parametrize("number", [0, 7, 10, 999, 1 << 40, (1 << 63) - 1, True])
+def test_numbers_are_decimal(sandbox, number):
+    assert said(sandbox, hot(sandbox, "place"), b"", b"", number) == b"%d" % number
+
+
+def test_every_character_of_ascii_is_json(sandbox):
+    call = hot(sandbox, "place")
+    for code in range(128):
+        for text in (chr(code), "1234567" + chr(code), "12345678" + chr(code) + "9"):
+            assert said(sandbox, call, b"", text.encode()) == msgspec.json.encode(text), code
+
+
+@given(st.text(st.characters(max_codepoint=127), max_size=80), st.integers(0, 9))
+def test_a_text_is_the_json_that_others_make_of_it(text, number):
+    made = {}
+    for kind in KINDS:
+        with fresh(kind, "place", capacity=512) as (box, call):
+            made[kind] = said(box, call, b"[", text.encode(), b",", number, b"]")
+    whole = b"[" + (msgspec.json.encode(text) if text else b"") + b",%d]" % number
+    assert set(made.values()) == {whole}
+
+
+@pytest.mark.parametrize(
+    "text", [b"\xc3\xa4", b"select '1234567\xff", b"\x80", b"12345678\xe2\x82\xac"]
+)
+def test_a_text_beyond_ascii_is_not_said(sandbox, text):
+    call = hot(sandbox, "trap")
+    assert call.say(b"", text, b"") is False
+    assert call.take_error() is None
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (b"x" * 65, b""),
+        (b"x" * 64, b"", 1),
+        (b"x" * 62, b"", 100),
+        (b"x" * 63, b"t"),
+        (b"", b"t" * 63),
+        (b"", b"t" * 64),
+        (b"x", b"t" * 62),
+        (b"", b"", b"x" * 32, b"y" * 33),
+        (b"", b"\n" * 32),
+        (b"", b"\x01" * 11),
+    ],
+)
+def test_what_does_not_fit_is_not_said_and_not_written_beyond(sandbox, pieces):
+    call = hot(sandbox, "trap")
+    sandbox.memory[ADDRESS + CAPACITY] = 0xAA
+    assert call.say(*pieces) is False
+    assert sandbox.memory[ADDRESS + CAPACITY] == 0xAA
+
+
+@pytest.mark.parametrize(
+    "pieces", [(b"x" * 64, b""), (b"x" * 63, b"", 1), (b"", b"t" * 62), (b"x", b"t" * 60, 7)]
+)
+def test_what_just_fits_is_said(sandbox, pieces):
+    assert len(said(sandbox, hot(sandbox, "place"), *pieces)) == CAPACITY
+
+
+@pytest.mark.parametrize(
+    ("pieces", "problem"),
+    [
+        ((), TypeError),
+        ((b"",), TypeError),
+        (("", b""), TypeError),
+        ((b"", ""), TypeError),
+        ((b"", b"", "x"), TypeError),
+        ((b"", b"", 1.5), TypeError),
+        ((b"", b"", None), TypeError),
+        ((b"", b"", -1), ValueError),
+        ((b"", b"", 1 << 63), OverflowError),
+        ((b"", b"", -1 << 80), (ValueError, OverflowError)),
+    ],
+)
+def test_what_is_no_piece_is_refused(sandbox, pieces, problem):
+    call = hot(sandbox, "trap")
+    with pytest.raises(problem):
+        call.say(*pieces)
+    assert call.take_error() is None
+
+
+def test_who_is_said_something_has_its_whole_fuel_and_may_stop(sandbox):
+    call = hot(sandbox, "place", fuel=50)
+    for _ in range(100):
+        assert call.say(b"abc", b"") is not None
+    assert 0 < call.fuel_used() < 20
+    call = hot(sandbox, "trap")
+    assert call.say(b"x", b"") is None
+    assert sandbox.stopped(call.take_error()).cause == "trap"
+    call = hot(sandbox, "loop")
+    assert call.say(b"x", b"") is None
+    assert sandbox.stopped(call.take_error()).cause == "fuel"
+
+
+def test_nothing_is_said_without_a_buffer_or_after_the_end(sandbox):
+    call = hot(sandbox, "place", capacity=0)
+    assert call.say(b"x", b"") is False
+    assert call.say(b"", b"") == 0
+    call.close()
+    with pytest.raises(RuntimeError):
+        call.say(b"", b"")
 
 
 def test_a_function_without_a_buffer_takes_no_input(sandbox):

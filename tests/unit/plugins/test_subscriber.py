@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.errors import PluginFailed
-from proxy.hooks.points import AUTHORIZE, ON_CONNECT, POST_QUERY, PRE_QUERY, ROUTE
+from proxy.hooks.points import AUTHORIZE, NOT_SAID, ON_CONNECT, POST_QUERY, PRE_QUERY, ROUTE
 from proxy.plugins import subscriber as subscribers
 from proxy.session.context import ClientContext
 from proxy.sql.classify import PgClassifier
@@ -60,6 +60,80 @@ async def test_the_way_into_an_instance_is_made_once(load):
     hook.forget_instance()
     assert hook.call(b"{}") is None
     assert hook._entry.call is first
+
+
+def say(hook, opening=b"{", text=b"", number=1):
+    return hook.say(opening, text, b"", b"", number, b"", b"", b"}")
+
+
+async def test_what_is_said_is_counted_like_a_call(load):
+    hook = await load(MOODY, manifest("p"))
+    # Whose instance is not there yet is called.
+    assert say(hook) is NOT_SAID
+    assert hook.stats.calls == 0
+    hook.call(b"{}")
+    for _ in range(2):
+        assert say(hook) is None
+    deadline = hook.owner.resident().sandbox.deadline
+    deadline.left = 0
+    with pytest.raises(PluginFailed, match="unreachable"):
+        say(hook, b"T")
+    stats = hook.stats
+    assert stats.calls == stats.latency.count == 4
+    assert stats.errors == {"trap": 1}
+    assert deadline.left > 0
+    # The instance that trapped is gone, and the next one has to be found.
+    assert say(hook) is NOT_SAID
+    assert hook.call(b"{}") is None
+    assert say(hook) is None
+
+
+async def test_an_answer_to_what_was_said_is_read(load):
+    hook = await load(body_wat("$answer", b"ok"), manifest("p"))
+    assert hook.call(b"{}") == b"ok"
+    assert say(hook) == b"ok"
+
+
+async def test_what_cannot_be_said_has_to_be_called(load):
+    hook = await load(MOODY, manifest("p"))
+    hook.call(b"{}")
+    assert say(hook, text="ä".encode()) is NOT_SAID
+    assert say(hook, b"x" * (1 << 17)) is NOT_SAID
+    assert hook.stats.calls == 1
+    assert say(hook, text=b"a") is None
+
+
+async def test_nothing_is_said_while_the_breaker_is_open(load):
+    hook = await load(MOODY, manifest("p"))
+    hook.call(b"{}")
+    for _ in range(5):
+        with pytest.raises(PluginFailed, match="unreachable"):
+            hook.call(b"T")
+    assert say(hook) is NOT_SAID
+    with pytest.raises(PluginFailed, match="too many failures"):
+        hook.call(b"{}")
+
+
+async def test_nothing_is_said_without_a_buffer(load):
+    wat = """(module (memory (export "memory") 4)
+      (func (export "headgate_abi_1"))
+      (func (export "alloc") (param i32) (result i32) (i32.const 131072))
+      (func (export "pre_query") (param i32 i32) (result i64) (i64.const 0)))"""
+    hook = await load(wat, manifest("p"))
+    assert hook.call(b"{}") is None
+    assert say(hook) is NOT_SAID
+    assert hook.stats.calls == 1
+
+
+async def test_a_long_configuration_lets_no_statement_in_beyond_the_limit(load):
+    """The buffer is then longer than inputs may be."""
+    hook = await load(MOODY, manifest("p"))
+    hook.call(b"{}")
+    assert say(hook) is None
+    hook.input_limit_bytes = hook._entry.capacity - 1
+    hook.forget_instance()
+    hook.call(b"{}")
+    assert say(hook) is NOT_SAID
 
 
 async def test_half_open_lets_one_call_try(load, monkeypatch):

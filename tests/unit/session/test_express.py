@@ -7,7 +7,13 @@ from proxy.protocol import backend, frontend
 from proxy.session import express
 from proxy.session.clearance import NEVER, Clearance
 from proxy.session.context import ClientContext
-from proxy.session.inspection import VERDICT_REFUSE, Inspection, RowSet
+from proxy.session.inspection import (
+    PHASE_EXECUTE,
+    PHASE_STATEMENT,
+    VERDICT_REFUSE,
+    Inspection,
+    RowSet,
+)
 from proxy.session.relay import BUSY, CLOSED, IDLE, JUDGING, WAITING
 from proxy.session.tuning import POOL_SESSION, POOL_STATEMENT
 from proxy.sql.statement import StatementFacts
@@ -456,6 +462,82 @@ def test_a_plugin_that_takes_its_time(data: bytes, reply: bytes) -> None:
     play.gate.decide()
     assert b"C42000" in play.client.take()
     assert play.gate.done == play.gate.seen
+
+
+def judged_at_once() -> Playbook:
+    play = judged()
+    play.gate.judges_at_once = True
+    return play
+
+
+@pytest.mark.parametrize(("data", "reply"), SHAPES)
+def test_a_statement_is_judged_at_once(data: bytes, reply: bytes) -> None:
+    play = judged_at_once()
+    assert sent(play, data)
+    assert [one.facts.text for one in play.gate.seen] == [TEXT]
+    assert play.gate.seen[0].is_extended is (data[:1] != b"Q")
+    assert play.gate.seen[0].phase == (PHASE_EXECUTE if data[:1] == b"B" else PHASE_STATEMENT)
+    assert play.b(reply) == reply
+    # What has passed has no object that somebody is told of.
+    assert play.gate.done == []
+    assert sent(play, data)
+    assert play.b(reply) == reply
+    assert len(play.gate.seen) == 2
+
+
+@pytest.mark.parametrize(("data", "reply"), SHAPES)
+def test_a_refusal_at_once_is_told(data: bytes, reply: bytes) -> None:
+    play = judged_at_once()
+    play.gate.rules[b"express_table"] = refuse
+    assert play.f(data) == b""
+    answer = play.client.take()
+    assert b"C42000" in answer
+    assert answer.endswith(READY)
+    assert play.gate.done == play.gate.seen
+    play.gate.rules.clear()
+    assert sent(play, data)
+    assert play.b(reply) == reply
+
+
+@pytest.mark.parametrize(("data", "reply"), SHAPES)
+def test_what_has_passed_is_not_judged_again_on_the_long_way(data: bytes, reply: bytes) -> None:
+    play = judged_at_once()
+    assert sent(play, data)
+    assert play.b(reply[:9]) + play.b(reply[9:]) == reply
+    assert len(play.gate.seen) == 1
+    assert play.gate.done == []
+
+
+def test_the_long_way_knows_the_very_text_that_has_passed() -> None:
+    play = judged_at_once()
+    CLASSIFIER.facts(TEXT + b" WHERE b = 1")
+    sent(play, query(TEXT + b" WHERE b = 7"))
+    play.b(REPLY[:9])
+    exchange = play.session.exchange
+    assert exchange is not None
+    assert [one.raw_text for one in exchange.statements] == [TEXT + b" WHERE b = 7"]
+    assert play.gate.seen[0].facts.text == TEXT + b" WHERE b = 7"
+
+
+def test_nothing_that_has_passed_is_taken_for_the_next_one() -> None:
+    """One statement passes; the next has a clearance, and is no statement of the gate's."""
+    play = judged_at_once()
+    sent(play, query(TEXT))
+    play.b(REPLY)
+    play.gate.judges = False
+    sent(play, query(TEXT))
+    play.b(REPLY[:9])
+    exchange = play.session.exchange
+    assert exchange is not None
+    assert exchange.statements == []
+
+
+def test_a_text_that_is_rewritten_at_once_goes_out() -> None:
+    play = judged_at_once()
+    play.gate.rules[b"SELECT a"] = rewrite
+    assert play.f(query(TEXT)) == query(OTHER)
+    play.b(REPLY)
+    assert play.f(GROUP) == GROUP.replace(parse(b"", TEXT), parse(b"", OTHER))
 
 
 def test_the_very_text_is_judged() -> None:

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.errors import Refusal
 from proxy.protocol import frontend
+from proxy.session.inspection import VERDICT_REFUSE, Inspection
 from proxy.session.ports import Classifier
 from tests.support.playbook import (
     CLASSIFIER,
@@ -50,8 +53,12 @@ scripts = st.lists(
 class Served:
     """A session with a small server behind each of two links, which take turns."""
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, gates: int) -> None:
         self.play = Playbook(links=2, classifier=classifier)
+        gate = self.play.gate
+        gate.judges = gates > 0
+        gate.judges_at_once = gates > 1
+        gate.rules[b"SELECT 2"] = refuse
         self.servers = [SmallPostgres(), SmallPostgres()]
         self.replies: list[bytes] = []
         self.was_express = False
@@ -75,11 +82,17 @@ class Served:
         self.replies.append(play.client.take())
 
 
-def both(script: Sequence[tuple[list[bytes], int]]) -> Served:
+def refuse(inspection: Inspection) -> None:
+    inspection.verdict = VERDICT_REFUSE
+    inspection.refusal = Refusal("42000", "not this one")
+
+
+def both(script: Sequence[tuple[list[bytes], int]], gates: int = 0) -> Served:
+    """Run a script both ways; with no plugins (0), with some (1), with some that answer at once (2)."""
     for text in TEXTS:
         CLASSIFIER.facts(text)
-    fast = Served(CLASSIFIER)
-    slow = Served(Slow())
+    fast = Served(CLASSIFIER, gates)
+    slow = Served(Slow(), gates)
     for data, cut in script:
         for served in (fast, slow):
             served.send(b"".join(data), cut)
@@ -96,15 +109,20 @@ def both(script: Sequence[tuple[list[bytes], int]]) -> Served:
     )
     assert fast.play.counters.queries == slow.play.counters.queries
     assert fast.play.counters.sqlstates == slow.play.counters.sqlstates
+    judged = [(one.facts.text, one.is_extended, one.phase) for one in fast.play.gate.seen]
+    assert judged == [(one.facts.text, one.is_extended, one.phase) for one in slow.play.gate.seen]
     return fast
 
 
-@given(scripts)
+@given(scripts, st.integers(0, 2))
 def test_the_express_way_and_the_long_way_are_the_same(
-    script: list[tuple[list[bytes], int]],
+    script: list[tuple[list[bytes], int]], gates: int
 ) -> None:
-    both(script)
+    both(script, gates)
 
 
-def test_the_property_sees_the_express_way() -> None:
-    assert both([([query(TEXTS[0])], 0)] * 2).was_express
+@pytest.mark.parametrize("gates", [0, 1, 2])
+def test_the_property_sees_the_express_way(gates: int) -> None:
+    served = both([([query(TEXTS[0])], 0)] * 2, gates)
+    assert served.was_express
+    assert len(served.play.gate.seen) == (2 if gates else 0)
