@@ -207,6 +207,8 @@ class ComponentInstance:
         except BaseException:
             self.close()
             raise
+        finally:
+            PULSE.over()
 
     def _check_type(self, function: Any, store: wasmtime.Store) -> None:
         functype = function.type(store)
@@ -251,8 +253,12 @@ class ComponentInstance:
         """Call a hook under its own limits. Raises GuestStopped."""
         blueprint = self._blueprint
         limits = blueprint.limits
-        self._refuel(limits.fuel_of(number), blueprint.runtime.ticks(limits.timeout_ms_of(number)))
-        answer = self._call(HOOK_NAMES[number], payload, limits.output_bytes)
+        ticks = blueprint.runtime.ticks(limits.timeout_ms_of(number))
+        try:
+            self._refuel(limits.fuel_of(number), ticks)
+            answer = self._call(HOOK_NAMES[number], payload, limits.output_bytes)
+        finally:
+            PULSE.over()
         return None if number in blueprint.shape.observers else answer
 
     def _call(self, hook: str, payload: bytes, limit_bytes: int) -> bytes | None:

@@ -355,7 +355,7 @@ class Sandbox:
         self._binding = binding
 
     def refuel(self, fuel: int, deadline_ticks: int) -> None:
-        """Set the limits of the next call."""
+        """Set the limits of the next call; who makes it says `PULSE.over` behind it."""
         self.deadline.begin()
         PULSE.need(deadline_ticks)
         self._binding.set_fuel(self._context, c_uint64(fuel))

@@ -21,6 +21,7 @@ from proxy.plugins.host.plain import config_json
 from proxy.plugins.host.services import Services
 from proxy.plugins.limits import INIT_TIMEOUT_MS, TABLE_ELEMENTS, Limits
 from proxy.plugins.module import Shape
+from proxy.plugins.pulse import PULSE
 from proxy.plugins.runtime import Runtime
 
 CAUSE_BAD_ANSWER: Final = "bad_answer"
@@ -154,6 +155,8 @@ class Instance:
         except BaseException:
             self.close()
             raise
+        finally:
+            PULSE.over()
 
     def _exported(self, name: str, arguments: int) -> GuestFunction:
         function = self.sandbox.bind(name, arguments)
@@ -300,13 +303,16 @@ class Instance:
         self.linked.imports.active = self.sandbox
         ticks = blueprint.runtime.ticks(limits.timeout_ms_of(number))
         self.linked.guest.begin_call(ticks)
-        self.sandbox.refuel(limits.fuel_of(number), ticks)
-        address = self.place(payload)
-        packed = self.hook(number)(address, len(payload))
-        answer = None
-        if number not in blueprint.shape.observers:
-            answer = self.answer(packed, limits.output_bytes)
-        self.release_input(address, len(payload))
+        try:
+            self.sandbox.refuel(limits.fuel_of(number), ticks)
+            address = self.place(payload)
+            packed = self.hook(number)(address, len(payload))
+            answer = None
+            if number not in blueprint.shape.observers:
+                answer = self.answer(packed, limits.output_bytes)
+            self.release_input(address, len(payload))
+        finally:
+            PULSE.over()
         return answer
 
     def fuel_left(self) -> int:

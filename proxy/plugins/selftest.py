@@ -18,6 +18,7 @@ from proxy.plugins.ffi import (
     Imports,
     Sandbox,
 )
+from proxy.plugins.pulse import PULSE
 from proxy.plugins.runtime import Runtime
 
 _LOOP: Final = """(module
@@ -41,6 +42,7 @@ def self_test(runtime: Runtime) -> None:
         _expect(imports, CAUSE_FUEL, _FUEL, _NEVER_TICKS)
         _expect(imports, CAUSE_TIMEOUT, _BACKSTOP_FUEL, _TICKS)
     finally:
+        PULSE.over()
         imports.close()
         module.close()
 

@@ -1,10 +1,13 @@
 """The second loader: components with one function string to string."""
 
+from time import perf_counter_ns
+
 import pytest
 import wasmtime
 
 from proxy.errors import PluginFailed
 from proxy.hooks.points import CUSTOM_HOOK, PRE_QUERY
+from proxy.plugins.pulse import PULSE
 from proxy.settings.plugin_model import PluginLimits
 from tests.support.wat import FakePipeline, Waiting, make_manager, manifest, put, wasm_of
 
@@ -49,7 +52,9 @@ async def test_a_component_is_stopped_and_recycled_like_a_module(loaded):
         with pytest.raises(PluginFailed) as caught:
             hook.call(payload)
         assert caught.value.cause == cause
+        assert not PULSE.is_needed(perf_counter_ns())
         assert hook.call(b"{}") == BLOCK
+        assert not PULSE.is_needed(perf_counter_ns())
     assert hook.stats.errors == {"fuel": 1, "trap": 1}
 
 
@@ -65,6 +70,7 @@ async def test_a_component_runs_on_worker_threads(loaded):
         waiting = Waiting()
         hook.call_slow(payload, waiting)
         assert await waiting.future == expected
+        assert not PULSE.is_needed(perf_counter_ns())
 
 
 async def test_components_within_components(tmp_path):

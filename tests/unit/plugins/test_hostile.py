@@ -90,7 +90,6 @@ async def test_the_clock_stops_what_fuel_would_not(running):
     await running.manager.start()
     for _ in range(2):
         # Also where it has not ticked for a long time, and nobody needs it but this call.
-        PULSE.needed_until_ns = 0
         PULSE.look(perf_counter_ns() + 10 * REST_NS)
         assert PULSE.is_resting
         with pytest.raises(PluginFailed) as caught:

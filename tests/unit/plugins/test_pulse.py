@@ -1,5 +1,6 @@
 """The clock behind time limits waits, rests, and ticks when somebody counts on it."""
 
+import threading
 import time
 from time import perf_counter_ns
 
@@ -53,13 +54,46 @@ def test_not_while_somebody_counts_on_ticks(pulse: Pulse, ticker: FakeTicker) ->
     assert ticker.did == ["begin"]
 
 
-def test_the_longest_need_counts(pulse: Pulse) -> None:
-    pulse.need(500)
-    until = pulse.needed_until_ns
+def test_until_its_call_is_over(pulse: Pulse, ticker: FakeTicker) -> None:
     pulse.need(5)
-    assert pulse.needed_until_ns == until
+    pulse.over()
+    pulse.over()
+    pulse.put_off(perf_counter_ns())
+    assert ticker.did == ["begin"]
+
+
+def test_the_longest_need_counts(pulse: Pulse) -> None:
+    now = perf_counter_ns()
+    pulse.need(500)
+    late = now + 500 * 10 * 2_000_000 + MARGIN_NS - 1_000_000
+    pulse.need(5)
+    assert pulse.is_needed(late)
+    pulse.over()
+    assert not pulse.is_needed(now)
     pulse.need(1 << 40)
-    assert until < pulse.needed_until_ns < perf_counter_ns() + 1_500 * 10**9
+    assert pulse.is_needed(late)
+    assert not pulse.is_needed(perf_counter_ns() + 1_500 * 10**9)
+
+
+def test_each_thread_has_its_own_call(pulse: Pulse) -> None:
+    go_on, is_there = threading.Event(), threading.Event()
+
+    def call() -> None:
+        pulse.need(500)
+        is_there.set()
+        go_on.wait(10)
+        pulse.over()
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    assert is_there.wait(10)
+    pulse.need(5)
+    pulse.over()
+    now = perf_counter_ns()
+    assert pulse.is_needed(now)
+    go_on.set()
+    thread.join()
+    assert not pulse.is_needed(now)
 
 
 def test_it_rests_when_no_call_was_made_for_a_while(pulse: Pulse, ticker: FakeTicker) -> None:
@@ -82,7 +116,7 @@ def test_a_need_that_comes_while_it_goes_to_rest(pulse: Pulse, ticker: FakeTicke
     def rest() -> None:
         ticker.did.append("rest")
         # A thread's call that looked before `is_resting` was set.
-        pulse.needed_until_ns = 1 << 62
+        pulse._needed_until_ns[1] = 1 << 62
 
     ticker.rest = rest  # type: ignore[method-assign]
     pulse.look(perf_counter_ns() + REST_NS)

@@ -1,10 +1,13 @@
 """What a call counts, and how the breaker lets it try again."""
 
+from time import perf_counter_ns
+
 import pytest
 
 from proxy.errors import PluginFailed
 from proxy.hooks.points import AUTHORIZE, NOT_SAID, ON_CONNECT, POST_QUERY, PRE_QUERY, ROUTE
 from proxy.plugins import subscriber as subscribers
+from proxy.plugins.pulse import PULSE
 from proxy.session.context import ClientContext
 from proxy.sql.classify import PgClassifier
 from tests.support.wat import FakePipeline, body_wat, make_manager, manifest, put
@@ -134,6 +137,25 @@ async def test_a_long_configuration_lets_no_statement_in_beyond_the_limit(load):
     hook.forget_instance()
     hook.call(b"{}")
     assert say(hook) is NOT_SAID
+
+
+ABI_0 = """(module (memory (export "memory") 4)
+  (func (export "alloc") (param i32) (result i32) (i32.const 4096))
+  (func (export "dealloc") (param i32 i32))
+  (func (export "pre_query") (param i32 i32) (result i64)
+    (if (i32.eq (i32.load8_u (local.get 0)) (i32.const 84)) (then unreachable)) (i64.const 0)))"""
+
+
+@pytest.mark.parametrize("wat", [MOODY, ABI_0], ids=["abi-1", "abi-0"])
+async def test_no_call_leaves_the_clock_ticking(load, wat):
+    hook = await load(wat, manifest("p"))
+    assert not PULSE.is_needed(perf_counter_ns())
+    assert hook.call(b"{}") is None
+    assert not PULSE.is_needed(perf_counter_ns())
+    with pytest.raises(PluginFailed):
+        hook.call(b"T")
+    assert hook.stats.errors == {"trap": 1}
+    assert not PULSE.is_needed(perf_counter_ns())
 
 
 async def test_half_open_lets_one_call_try(load, monkeypatch):
