@@ -10,7 +10,7 @@ import os
 import platform
 import statistics
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from benchmarks.measure import Run
 
@@ -37,10 +37,19 @@ def medians(runs: dict[Cell, list[Run]]) -> dict[Cell, dict[str, float]]:
     }
 
 
-def paired(runs: dict[Cell, list[Run]], cell: Cell, base: Cell) -> tuple[float, float] | None:
-    """Compare two cells round by round: median difference in microseconds, and median ratio.
+class Compared(NamedTuple):
+    """Medians of what two cells differ by, each with the standard error of that median."""
 
-    A shared machine drifts more from round to round than targets differ within one.
+    us: float
+    us_error: float
+    ratio: float
+    ratio_error: float
+
+
+def paired(runs: dict[Cell, list[Run]], cell: Cell, base: Cell) -> Compared | None:
+    """Compare the processor time of two cells, turn by turn.
+
+    A shared machine drifts more from turn to turn than targets differ within one.
     """
     pairs = [
         (one.cpu_us, other.cpu_us)
@@ -49,10 +58,17 @@ def paired(runs: dict[Cell, list[Run]], cell: Cell, base: Cell) -> tuple[float, 
     ]
     if not pairs:
         return None
-    return (
-        statistics.median(one - other for one, other in pairs),
-        statistics.median(one / other for one, other in pairs),
+    return Compared(
+        *median_and_error([one - other for one, other in pairs]),
+        *median_and_error([one / other for one, other in pairs]),
     )
+
+
+def median_and_error(values: list[float]) -> tuple[float, float]:
+    """A median and its standard error, by the median deviation: single outliers do not count."""
+    median = statistics.median(values)
+    deviation = statistics.median(abs(value - median) for value in values)
+    return median, 1.2533 * 1.4826 * deviation / len(values) ** 0.5
 
 
 def table(results: dict[Cell, dict[str, float]]) -> list[str]:
@@ -85,8 +101,11 @@ def budgets(
     results = medians(runs)
     found: list[dict[str, Any]] = []
 
-    def add(what: str, required: str, limit: float, value: float | None, unit: str) -> None:
-        shown = "not measured" if value is None else f"{value:.2f} {unit}".strip()
+    def add(
+        what: str, required: str, limit: float, value: float | None, unit: str, error: float = 0.0
+    ) -> None:
+        margin = f" ± {error:.2f}" if error else ""
+        shown = "not measured" if value is None else f"{value:.2f}{margin} {unit}".strip()
         found.append(
             {
                 "what": what,
@@ -96,7 +115,7 @@ def budgets(
             }
         )
 
-    def against(mode: str, target: str, base: str) -> tuple[float, float] | None:
+    def against(mode: str, target: str, base: str) -> Compared | None:
         return paired(runs, (mode, BUDGET_CLIENTS, target), (mode, BUDGET_CLIENTS, base))
 
     modes = list(dict.fromkeys(mode for mode, _, _ in results))
@@ -106,8 +125,9 @@ def budgets(
             f"CPU per query, no plugins, {mode}, {BUDGET_CLIENTS} clients",
             "≤ 1.4 x PgBouncer",
             1.4,
-            compared[1] if compared else None,
+            compared.ratio if compared else None,
             "x",
+            compared.ratio_error if compared else 0.0,
         )
     for variant, required, limit in (
         ("continue", "≤ +3 µs", 3.0),
@@ -123,9 +143,8 @@ def budgets(
                 what = f"plugin {variant}, {mode}, against none"
                 if variant == "pure" and mode == "simple":
                     # pgbench puts another number into each text: there is nothing to remember.
-                    add(what, "≤ +3 µs: each text is new", 3.0, compared[0], "µs")
-                else:
-                    add(what, required, limit, compared[0], "µs")
+                    required, limit = "≤ +3 µs: each text is new", 3.0
+                add(what, required, limit, compared.us, "µs", compared.us_error)
     for mode in modes:
         mine = results.get((mode, 1, "headgate"))
         direct = results.get((mode, 1, "direct"))

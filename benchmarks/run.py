@@ -7,8 +7,9 @@ per query; latency and throughput stand beside it.
 """
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -19,11 +20,13 @@ from benchmarks.targets import Target
 from proxy.demo.cluster import EmbeddedPostgres
 from proxy.demo.workspace import Workspace
 
+TURNS: Final = 3
+
 _HERE = Path(__file__).resolve().parent
 
 
 def main(
-    seconds: Annotated[int, typer.Option(help="length of one pgbench run")] = 3,
+    seconds: Annotated[int, typer.Option(help="time of a target in one round and cell")] = 3,
     rounds: Annotated[int, typer.Option(help="how often everything is measured")] = 3,
     clients: Annotated[str, typer.Option(help="client counts, comma-separated")] = "1,16,64",
     modes: Annotated[str, typer.Option(help="pgbench -M")] = "simple,extended,prepared",
@@ -47,77 +50,113 @@ def main(
             ],
             timeout_s=300,
         )
-        main_targets, variants, facts = _start_targets(workspace, server, compiled, wanted)
         scratch = workspace.path / "scratch"
         scratch.mkdir()
         runs: dict[Cell, list[Run]] = {}
-        client_counts = [int(count) for count in clients.split(",")]
-        for target in main_targets + variants:
-            target.stand_still()
-        for round_number in range(rounds):
-            for mode in modes.split(","):
-                for count in client_counts:
-                    measured = main_targets + (variants if count == BUDGET_CLIENTS else [])
-                    for target in measured:
-                        if _cannot(target, mode, facts):
-                            continue
-                        target.go_on()
-                        run = measure.run_pgbench(
-                            server.bin_dir,
-                            target.port,
-                            target.pids(),
-                            mode,
-                            count,
-                            seconds,
-                            scratch,
-                        )
-                        target.stand_still()
-                        runs.setdefault((mode, count, target.name), []).append(run)
-                        sys.stderr.write(
-                            f"{round_number + 1}/{rounds} {mode:9} {count:3} {target.name:24}"
-                            f"{run.cpu_us:7.1f} us {run.tps:9.0f} tps\n"
-                        )
         memory: dict[str, float] = {}
         bulk: dict[str, list[float]] = {}
-        for target in main_targets + variants:
-            target.go_on()
-        for target in main_targets:
-            if target.process is not None and idle:
-                memory[target.name] = measure.idle_client_bytes(target.port, target.pids(), idle)[1]
-            if bulk_mib:
-                bulk[target.name] = list(
-                    measure.bulk_copy(server.bin_dir, target.port, target.pids(), bulk_mib)
+        facts: dict[str, object] = {"PostgreSQL": server.version}
+        client_counts = [int(count) for count in clients.split(",")]
+        for round_number in range(rounds):
+            # Where a process's memory happens to lie makes some microseconds a query that stay for
+            # its whole life: so each round has processes of its own.
+            place = workspace.make_private_directory(f"round-{round_number}")
+            main_targets, variants = _start_targets(
+                workspace, place, server, compiled, wanted, facts
+            )
+            for target in main_targets + variants:
+                target.stand_still()
+            for target in main_targets + variants:
+                # What is done once, as opening connections to the server, is not in any figure.
+                target.go_on()
+                measure.run_pgbench(
+                    server.bin_dir, target.port, target.pids(), "simple", BUDGET_CLIENTS, 1, scratch
                 )
+                target.stand_still()
+            for mode, count, target, length in _turns(
+                modes.split(","), client_counts, main_targets, variants, seconds
+            ):
+                if _cannot(target, mode, facts):
+                    continue
+                target.go_on()
+                run = measure.run_pgbench(
+                    server.bin_dir, target.port, target.pids(), mode, count, length, scratch
+                )
+                target.stand_still()
+                runs.setdefault((mode, count, target.name), []).append(run)
+                sys.stderr.write(
+                    f"{round_number + 1}/{rounds} {mode:9} {count:3} {target.name:24}"
+                    f"{run.cpu_us:7.1f} us {run.tps:9.0f} tps\n"
+                )
+            for target in main_targets + variants:
+                target.go_on()
+            if round_number == rounds - 1:
+                for target in main_targets:
+                    if target.process is not None and idle:
+                        found = measure.idle_client_bytes(target.port, target.pids(), idle)
+                        memory[target.name] = found[1]
+                    if bulk_mib:
+                        bulk[target.name] = list(
+                            measure.bulk_copy(server.bin_dir, target.port, target.pids(), bulk_mib)
+                        )
+            for target in main_targets + variants:
+                target.stop()
         facts |= {"seconds": seconds, "rounds": rounds, "scale": scale, "bulk_MiB": bulk_mib}
         text = report.write(output, runs, memory, bulk, facts)
         sys.stdout.write(text + "\n")
 
 
+def _turns(
+    modes: list[str],
+    client_counts: list[int],
+    main_targets: list[Target],
+    variants: list[Target],
+    seconds: int,
+) -> Iterator[tuple[str, int, Target, int]]:
+    """
+    Mode, clients, target and seconds of all that is measured in one round, in order.
+
+    Where budgets compare targets, each has several short turns in place of a long one: a shared
+    machine is another one from one quarter of a minute to the next.
+    """
+    for mode in modes:
+        for count in client_counts:
+            is_compared = count == BUDGET_CLIENTS
+            turns = min(TURNS, seconds) if is_compared else 1
+            for _ in range(turns):
+                for target in main_targets + (variants if is_compared else []):
+                    yield mode, count, target, seconds // turns
+
+
 def _start_targets(
-    workspace: Workspace, server: EmbeddedPostgres, compiled: Path | None, wanted: set[str]
-) -> tuple[list[Target], list[Target], dict[str, object]]:
+    workspace: Workspace,
+    place: Path,
+    server: EmbeddedPostgres,
+    compiled: Path | None,
+    wanted: set[str],
+    facts: dict[str, object],
+) -> tuple[list[Target], list[Target]]:
     """Start all of them; those measured everywhere, and those measured at one client count."""
     here = _HERE.parent
-    facts: dict[str, object] = {"PostgreSQL": server.version}
     found: list[Target] = [Target("direct", server.port, None)]
     program = targets.pgbouncer_program()
     if program is None:
         facts["PgBouncer"] = "not installed"
     elif not wanted or "pgbouncer" in wanted:
         facts["PgBouncer"] = ".".join(map(str, targets.pgbouncer_version(program)))
-        found.append(targets.start_pgbouncer(workspace, server, program))
+        found.append(targets.start_pgbouncer(workspace, place, server, program))
     tree = compiled.resolve() if compiled is not None else here
     facts["Headgate"] = "compiled" if compiled is not None else "interpreted"
     if not wanted or "headgate" in wanted:
-        found.append(targets.start_headgate(workspace, server, "headgate", tree))
+        found.append(targets.start_headgate(workspace, place, server, "headgate", tree))
     variants: list[Target] = []
     if compiled is not None and (not wanted or "headgate-python" in wanted):
-        variants.append(targets.start_headgate(workspace, server, "headgate-python", here))
+        variants.append(targets.start_headgate(workspace, place, server, "headgate-python", here))
     for variant in plugins.VARIANTS:
         name = f"headgate+{variant}"
         if not wanted or name in wanted:
-            variants.append(targets.start_headgate(workspace, server, name, tree, variant))
-    return found, variants, facts
+            variants.append(targets.start_headgate(workspace, place, server, name, tree, variant))
+    return found, variants
 
 
 def _cannot(target: Target, mode: str, facts: dict[str, object]) -> bool:

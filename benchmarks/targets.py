@@ -23,6 +23,7 @@ from proxy.demo.workspace import Workspace
 POOL_SIZE: Final = 20
 MAX_CLIENTS: Final = 12_000
 START_TIMEOUT_S: Final = 20.0
+STOP_TIMEOUT_S: Final = 20.0
 
 _PGBOUNCER_INI = """\
 [databases]
@@ -88,6 +89,17 @@ class Target:
         for pid in self.pids():
             os.kill(pid, signal.SIGCONT)
 
+    def stop(self) -> None:
+        """End it."""
+        if self.process is None:
+            return
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
     def pids(self) -> list[int]:
         """List the processes whose processor time counts; none for the server itself."""
         return [] if self.process is None else processes_below(self.process.pid)
@@ -118,9 +130,13 @@ def pgbouncer_version(program: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def start_pgbouncer(workspace: Workspace, server: EmbeddedPostgres, program: str) -> Target:
+def start_pgbouncer(
+    workspace: Workspace, place: Path, server: EmbeddedPostgres, program: str
+) -> Target:
     """Start PgBouncer in transaction pooling, as the servers' user: it refuses root."""
-    directory = workspace.make_private_directory("pgbouncer")
+    directory = place / "pgbouncer"
+    directory.mkdir()
+    workspace.give(directory)
     port = free_port()
     # Prepared statements in transaction pooling came with 1.21.
     has_prepared = pgbouncer_version(program) >= (1, 21)
@@ -147,13 +163,14 @@ def start_pgbouncer(workspace: Workspace, server: EmbeddedPostgres, program: str
 
 def start_headgate(
     workspace: Workspace,
+    place: Path,
     server: EmbeddedPostgres,
     name: str,
     tree: Path,
     variant: str = "",
 ) -> Target:
     """Start Headgate from a tree, compiled or not, with one plugin or none."""
-    directory = workspace.path / name
+    directory = place / name
     directory.mkdir()
     port = free_port()
     text = _HEADGATE_TOML.format(

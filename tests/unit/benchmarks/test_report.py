@@ -30,8 +30,22 @@ def test_targets_are_compared_within_a_round() -> None:
         _runs(), ("simple", 16, "headgate+continue"), ("simple", 16, "headgate")
     )
     assert compared is not None
-    assert compared[0] == 4.5
+    assert compared.us == 4.5
+    assert compared.us_error == 0.0
     assert report.paired(_runs(), ("simple", 16, "headgate"), ("simple", 16, "none")) is None
+
+
+def test_a_median_has_its_error() -> None:
+    median, error = report.median_and_error([1.0, 2.0, 3.0, 4.0, 100.0])
+    assert median == 3.0
+    assert round(error, 3) == round(1.2533 * 1.4826 * 1.0 / 5**0.5, 3)
+    assert report.median_and_error([7.0]) == (7.0, 0.0)
+
+
+def test_the_error_stands_beside_the_figure() -> None:
+    runs = _runs() | {("simple", 16, "headgate+continue"): [_run(15.5), _run(16.5), _run(39.5)]}
+    held = {b["what"]: b for b in report.budgets(runs, {}, {})}
+    assert held["plugin continue, simple, against none"]["measured"] == "5.50 ± 1.07 µs"
 
 
 def test_figures_are_medians_of_the_rounds() -> None:
