@@ -203,8 +203,9 @@ class HookPipeline(Decisions):
         index = 0
         spent_us = 0
         asked = len(seats)
-        if facts.kind == UNKNOWN_KIND or not (facts.is_read_only or self.cache is None):
-            # The result cache is told of each write behind its end, by the object.
+        if not facts.is_read_only and (self.cache is not None or facts.kind == UNKNOWN_KIND):
+            # The result cache is told of each write behind its end, by the object; and what is
+            # unknown, which never counts as a read, has rules of its own.
             asked = 0
         while index < asked:
             seat = seats[index]
@@ -242,14 +243,14 @@ class HookPipeline(Decisions):
                     answer = answers.decode(seat.hook, given)
                     if answer is seat.default and len(given) < SHORT_BYTES:
                         seat.default_words = given
-                spent_us += subscriber.last_us
             except PluginFailed:
-                spent_us += subscriber.last_us
                 is_failed = True
             except Exception:
                 subscriber.answer_failed("host")
                 is_failed = True
             index += 1
+            if asked > 1:
+                spent_us += subscriber.said_us()
             if is_failed or answer is not seat.default:
                 inspection = self._inspection(
                     plan, facts, raw_text, client, is_extended, phase, number

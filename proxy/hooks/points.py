@@ -125,6 +125,10 @@ class Subscriber(ABC):
         """
         return NOT_SAID
 
+    def said_us(self) -> int:
+        """How long the last `say` took; last_us is not kept by it."""
+        return self.last_us
+
     @abstractmethod
     def call_slow(self, payload: bytes, completion: Completion) -> None:
         """Run the hook on a worker thread; completion.on_answer is called exactly once, in the loop."""

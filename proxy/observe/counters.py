@@ -4,6 +4,7 @@ Counters: plain integers that the hot path adds to and a collector reads at a sc
 No locks (one event loop per process writes), no labels, no formatting: that is `observe.metrics`.
 """
 
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from typing import Final, final
 
@@ -68,24 +69,79 @@ class Histogram:
         self.buckets[index] += 1
 
 
+class Meter(ABC):
+    """Who counts calls where they are made, and hands the counts over when somebody reads them."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Give to the HookStats what was counted since the last time."""
+
+
 @final
 class HookStats:
-    """One plugin at one hook: calls, failures by cause, decisions by action, latency, fuel."""
+    """
+    One plugin at one hook: calls, failures by cause, decisions by action, latency, fuel.
+
+    meters  asked for what they have counted before calls, fuel or latency are read
+    """
 
     __slots__ = (
-        "_decisions", "_times", "_word", "calls", "errors", "filtered", "fuel", "latency", "memoized",
+        "_calls", "_decisions", "_fuel", "_latency", "_times", "_word", "errors", "filtered", "memoized",
+        "meters",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.calls = 0
         self.filtered = 0
         self.memoized = 0
-        self.fuel = 0
         self.errors: dict[str, int] = {}
-        self.latency = Histogram()
+        self.meters: list[Meter] = []
+        self._calls = 0
+        self._fuel = 0
+        self._latency = Histogram()
         self._decisions: dict[str, int] = {}
         self._word = ""
         self._times = 0
+
+    @property
+    def calls(self) -> int:
+        """How many calls were made, with those that failed."""
+        self._ask_meters()
+        return self._calls
+
+    @property
+    def fuel(self) -> int:
+        """What all calls together have used."""
+        self._ask_meters()
+        return self._fuel
+
+    @property
+    def latency(self) -> Histogram:
+        """How long calls took."""
+        self._ask_meters()
+        return self._latency
+
+    def called(self, duration_us: float) -> None:
+        """Count one call."""
+        self._calls += 1
+        self._latency.observe_call(duration_us)
+
+    def used(self, fuel: int) -> None:
+        """Count what a call has used."""
+        self._fuel += fuel
+
+    def add(self, calls: int, fuel: int, sum_us: float, buckets: tuple[int, ...]) -> None:
+        """Count what a meter has counted; `buckets` are those of LATENCY_BUCKETS_US."""
+        self._calls += calls
+        self._fuel += fuel
+        latency = self._latency
+        latency.count += calls
+        latency.sum_us += sum_us
+        for index, times in enumerate(buckets):
+            latency.buckets[index] += times
+
+    def _ask_meters(self) -> None:
+        for meter in self.meters:
+            meter.settle()
 
     def failed(self, cause: str) -> None:
         """Count a failed call: trap, fuel, timeout, memory, bad_answer, host, breaker."""

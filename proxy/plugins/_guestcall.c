@@ -11,6 +11,7 @@
 #include <Python.h>
 #include <stdint.h>
 #include <string.h>
+#include <time.h>
 
 /* wasmtime_val_raw_t: 16 bytes, of which an i32 or i64 uses the first half. */
 typedef struct {
@@ -21,6 +22,15 @@ typedef struct {
 typedef void *(*SetFuel)(void *context, uint64_t fuel);
 typedef void *(*GetFuel)(void *context, uint64_t *fuel);
 typedef void *(*Call)(void *context, const void *function, Slot *slots, size_t count, void **trap);
+
+/* As `guestcall.py` has them: of durations in nanoseconds, upper bounds of what is counted together. */
+static const int64_t bounds[] = {1000,    2000,    5000,     10000,    20000,    50000,
+                                 100000,  200000,  500000,   1000000,  2000000,  5000000,
+                                 10000000, 20000000, 50000000, 100000000};
+#define BOUNDS ((int)(sizeof bounds / sizeof bounds[0]))
+#define EXACT_CALLS 64
+#define FUEL_SAMPLE 8
+#define LOOK_NS 5000000
 
 typedef struct {
     PyObject_HEAD
@@ -38,23 +48,39 @@ typedef struct {
     Py_ssize_t memory_bytes;
     void *error;
     PyObject *owner;
+    PyObject *look;
     Slot slots[2];
+    /* Of `say`; since `take_counts`, but for the first and the last. */
+    uint64_t said;
+    uint64_t fuel_counted;
+    int64_t elapsed_ns;
+    uint64_t buckets[BOUNDS + 1];
+    int64_t looked_ns;
+    int64_t last_ns;
 } GuestCall;
+
+/* The system's call behind it needs no entry into the kernel. */
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
 
 static PyObject *guestcall_new(PyTypeObject *type, PyObject *args, PyObject *keywords)
 {
     unsigned long long set_fuel, get_fuel, call, context, function, trap, fuel, input, memory;
     Py_ssize_t capacity, memory_bytes;
     long long address;
-    PyObject *owner;
+    PyObject *owner, *look;
 
     if (keywords != NULL && PyDict_GET_SIZE(keywords) > 0) {
         PyErr_SetString(PyExc_TypeError, "GuestCall takes no keyword arguments");
         return NULL;
     }
-    if (!PyArg_ParseTuple(args, "KKKKKKKKnLKnO", &set_fuel, &get_fuel, &call, &context, &function,
+    if (!PyArg_ParseTuple(args, "KKKKKKKKnLKnOO", &set_fuel, &get_fuel, &call, &context, &function,
                           &trap, &fuel, &input, &capacity, &address, &memory, &memory_bytes,
-                          &owner))
+                          &owner, &look))
         return NULL;
     if (!set_fuel || !get_fuel || !call || !context || !function || !trap || capacity < 0 ||
         (capacity > 0 && !input) || memory_bytes < 0 || (memory_bytes > 0 && !memory)) {
@@ -78,6 +104,7 @@ static PyObject *guestcall_new(PyTypeObject *type, PyObject *args, PyObject *key
     self->memory_bytes = memory_bytes;
     self->error = NULL;
     self->owner = Py_NewRef(owner);
+    self->look = Py_NewRef(look);
     return (PyObject *)self;
 }
 
@@ -199,6 +226,24 @@ static char *decimal(char *at, const char *end, PyObject *number)
     return at;
 }
 
+/* Count a call of `say`, and the fuel of one that came back. */
+static void note_call(GuestCall *self, int64_t elapsed_ns, int came_back)
+{
+    int bucket = 0;
+    while (bucket < BOUNDS && elapsed_ns > bounds[bucket])
+        bucket++;
+    self->buckets[bucket]++;
+    self->elapsed_ns += elapsed_ns;
+    self->last_ns = elapsed_ns;
+    uint64_t said = self->said++;
+    if (!came_back || (said >= EXACT_CALLS && said % FUEL_SAMPLE != 0))
+        return;
+    uint64_t left = self->fuel;
+    self->get_fuel(self->context, &left);
+    if (left < self->fuel)
+        self->fuel_counted += (self->fuel - left) * (said < EXACT_CALLS ? 1 : FUEL_SAMPLE);
+}
+
 static PyObject *guestcall_say(GuestCall *self, PyObject *const *args, Py_ssize_t count)
 {
     if (count < 2 || !PyBytes_Check(args[0]) || !PyBytes_Check(args[1])) {
@@ -251,10 +296,52 @@ static PyObject *guestcall_say(GuestCall *self, PyObject *const *args, Py_ssize_
             return NULL;
         }
     }
+    int64_t started_ns = now_ns();
+    if (started_ns - self->looked_ns > LOOK_NS) {
+        self->looked_ns = started_ns;
+        PyObject *seen = PyObject_CallNoArgs(self->look);
+        if (seen == NULL)
+            return NULL;
+        Py_DECREF(seen);
+        started_ns = now_ns();
+    }
     self->error = self->set_fuel(self->context, self->fuel);
     if (self->error != NULL)
         Py_RETURN_NONE;
-    return run_slots(self, self->address, at - self->input);
+    PyObject *result = run_slots(self, self->address, at - self->input);
+    note_call(self, now_ns() - started_ns, result != Py_None);
+    return result;
+}
+
+static PyObject *guestcall_take_counts(GuestCall *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *buckets = PyTuple_New(BOUNDS + 1);
+    if (buckets == NULL)
+        return NULL;
+    uint64_t calls = 0;
+    for (int i = 0; i <= BOUNDS; i++) {
+        PyObject *number = PyLong_FromUnsignedLongLong(self->buckets[i]);
+        if (number == NULL) {
+            Py_DECREF(buckets);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(buckets, i, number);
+        calls += self->buckets[i];
+    }
+    PyObject *counts = Py_BuildValue("KKLN", (unsigned long long)calls,
+                                     (unsigned long long)self->fuel_counted,
+                                     (long long)self->elapsed_ns, buckets);
+    if (counts != NULL) {
+        self->fuel_counted = 0;
+        self->elapsed_ns = 0;
+        memset(self->buckets, 0, sizeof self->buckets);
+    }
+    return counts;
+}
+
+static PyObject *guestcall_elapsed_ns(GuestCall *self, PyObject *Py_UNUSED(ignored))
+{
+    return PyLong_FromLongLong(self->last_ns);
 }
 
 static PyObject *guestcall_run(GuestCall *self, PyObject *const *args, Py_ssize_t count)
@@ -332,12 +419,14 @@ static int guestcall_traverse(GuestCall *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->owner);
+    Py_VISIT(self->look);
     return 0;
 }
 
 static int guestcall_clear(GuestCall *self)
 {
     Py_CLEAR(self->owner);
+    Py_CLEAR(self->look);
     return 0;
 }
 
@@ -358,6 +447,8 @@ static PyMethodDef guestcall_methods[] = {
     {"refuel", (PyCFunction)guestcall_refuel, METH_NOARGS, NULL},
     {"fuel_used", (PyCFunction)guestcall_fuel_used, METH_NOARGS, NULL},
     {"take_error", (PyCFunction)guestcall_take_error, METH_NOARGS, NULL},
+    {"take_counts", (PyCFunction)guestcall_take_counts, METH_NOARGS, NULL},
+    {"elapsed_ns", (PyCFunction)guestcall_elapsed_ns, METH_NOARGS, NULL},
     {"close", (PyCFunction)guestcall_close, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -24,7 +24,7 @@ import wasmtime
 from wasmtime import _ffi as capi
 
 from proxy.plugins.allowance import Allowance
-from proxy.plugins.guestcall import GuestCall, HotCall, view_of
+from proxy.plugins.guestcall import GuestCall, HotCall, Look, view_of
 from proxy.plugins.pulse import PULSE
 
 U32: Final = 0xFFFFFFFF
@@ -424,11 +424,12 @@ class Sandbox:
         return GuestFunction(self, self._binding, self._context, function, slot_count)
 
     def hot_call(
-        self, function: "GuestFunction", fuel: int, address: int, capacity: int
+        self, function: "GuestFunction", fuel: int, address: int, capacity: int, look: Look
     ) -> HotCall:
         """
         A function of two arguments for the hot path, under the interpreter's lock. `give` writes into
-        the guest's buffer of `capacity` bytes at `address`. RuntimeError from it after `close`.
+        the guest's buffer of `capacity` bytes at `address`; `look` as in HotCall.say. RuntimeError
+        from it after `close`.
         """
         if self._store is None:
             raise GuestStopped(CAUSE_HOST, "the instance is closed")
@@ -448,6 +449,7 @@ class Sandbox:
             self._base,
             self.memory_bytes,
             (function.function, self.trap),
+            look,
         )
         self._hot_calls.append(made)
         return made

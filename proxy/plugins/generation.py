@@ -9,7 +9,7 @@ import asyncio
 import logging
 import threading
 from concurrent.futures import Executor
-from time import perf_counter
+from time import perf_counter, perf_counter_ns
 from typing import Final, final
 
 from proxy.errors import PluginFailed
@@ -30,6 +30,7 @@ from proxy.plugins.instance import Blueprint, InitRefused, Instance, Linked
 from proxy.plugins.lifecycle import Lifecycle, State
 from proxy.plugins.loader import Source
 from proxy.plugins.match import Matcher
+from proxy.plugins.pulse import PULSE
 from proxy.plugins.subscriber import ComponentHook, FreshHook, PluginHook, ResidentHook
 
 logger = logging.getLogger("headgate.plugins")
@@ -300,7 +301,7 @@ class Generation:
     ) -> None:
         self.in_flight -= 1
         hook.observe(started_s)
-        hook.stats.fuel += fuel
+        hook.stats.used(fuel)
         cause = ""
         if stopped is not None:
             cause = hook.failed(stopped).cause
@@ -308,6 +309,8 @@ class Generation:
             hook.came_back()
         completion.on_answer(answer, cause)
         self.check_drained()
+        # Who calls on threads only, as at each login, wants no ticks in between.
+        PULSE.look(perf_counter_ns())
 
     def report_failure(self, hook: PluginHook, stopped: GuestStopped) -> None:
         """Tell the log of a failed call: the first few in full, then every hundredth."""

@@ -9,11 +9,14 @@ Knows addresses, and nothing of whom they belong to: `plugins.ffi` finds them.
 """
 
 import ctypes
+from bisect import bisect_left
 from collections.abc import Callable
 from ctypes import byref, c_int64, c_size_t, c_uint64, c_void_p
 from functools import partial
+from time import perf_counter_ns
 from typing import Any, Final, Protocol, final
 
+from proxy.observe.counters import LATENCY_BUCKETS_US
 from proxy.sql.json_text import json_of_text
 
 _PYBUF_WRITE: Final = 0x200
@@ -32,7 +35,19 @@ def view_of(address: int, size: int) -> memoryview:
     return _make_view(address, size, _PYBUF_WRITE) if size else memoryview(bytearray())
 
 
-Maker = Callable[[int, int, int, int, int, int, int, int, int, int, int, int, object], "HotCall"]
+Look = Callable[[], object]
+Maker = Callable[
+    [int, int, int, int, int, int, int, int, int, int, int, int, object, Look], "HotCall"
+]
+
+BOUNDS_NS: Final = tuple(bound_us * 1000 for bound_us in LATENCY_BUCKETS_US)
+EXACT_CALLS: Final = 64
+FUEL_SAMPLE: Final = 8
+"""
+Beyond the first calls, one in so many has its fuel read, and stands for all. PERF: 0.25 us each where
+nothing is compiled.
+"""
+LOOK_NS: Final = 5_000_000
 
 
 class HotCall(Protocol):
@@ -53,9 +68,21 @@ class HotCall(Protocol):
         JSON string (nothing at all where it is empty), and the pieces: bytes as they are, numbers
         from 0 in decimal.
 
-        False where it may not fit into the buffer, or the text is not ASCII: nothing was called.
+        What it does is counted here (`take_counts`), and before a call, every LOOK_NS at most,
+        `look` is called. False where the input may not fit into the buffer, or the text is not ASCII:
+        nothing was called.
         TypeError and ValueError where a piece is none, OverflowError for one beyond 63 bits.
         """
+
+    def take_counts(self) -> tuple[int, int, int, tuple[int, ...]]:
+        """
+        Of calls by `say` since the last time: how many, the fuel of those that came back (beyond the
+        first EXACT_CALLS, every FUEL_SAMPLEth stands for all), their time in nanoseconds, and how many
+        of them took up to each of BOUNDS_NS, and longer.
+        """
+
+    def elapsed_ns(self) -> int:
+        """How long the last call by `say` took."""
 
     def run(self, first: int, second: int, /) -> int | None:
         """Call with these arguments, on the fuel that is left; the same otherwise."""
@@ -81,7 +108,8 @@ class CtypesCall:
     """A HotCall by ctypes."""
 
     __slots__ = (
-        "_address", "_buffer", "_call", "_error", "_fuel", "_get_fuel", "_is_closed", "_memory", "_owner",
+        "_address", "_buckets", "_buffer", "_call", "_elapsed_ns", "_error", "_fuel", "_fuel_counted",
+        "_get_fuel", "_is_closed", "_last_ns", "_look", "_looked_ns", "_memory", "_owner", "_said",
         "_set_fuel", "_slots", "_trap",
     )  # fmt: skip
 
@@ -100,6 +128,7 @@ class CtypesCall:
         memory: int,
         memory_bytes: int,
         owner: object,
+        look: Look,
         /,
     ) -> None:
         """
@@ -114,6 +143,7 @@ class CtypesCall:
         address   where that is to the guest
         memory    address of the guest's memory, of `memory_bytes` bytes at least; it does not move
         owner     of function and trap, kept alive for as long as this is
+        look      called now and then before a call by `say`
 
         ValueError where an address is null.
         """
@@ -124,6 +154,13 @@ class CtypesCall:
         if memory_bytes < 0 or (memory_bytes and not memory):
             raise ValueError("a guest's memory needs an address")
         self._owner = owner
+        self._look = look
+        self._looked_ns = 0
+        self._said = 0
+        self._fuel_counted = 0
+        self._elapsed_ns = 0
+        self._last_ns = 0
+        self._buckets = [0] * (len(BOUNDS_NS) + 1)
         self._is_closed = False
         self._address = address
         self._buffer = view_of(buffer, capacity)
@@ -151,7 +188,7 @@ class CtypesCall:
         length = len(payload)
         if length > len(self._buffer):
             raise ValueError("the input is longer than the guest's buffer")
-        self._look()
+        self._ask_whether_closed()
         self._error = self._set_fuel()
         if self._error:
             return None
@@ -162,7 +199,7 @@ class CtypesCall:
         """See HotCall."""
         if not isinstance(opening, bytes) or not isinstance(text, bytes):
             raise TypeError("say takes bytes, a text in bytes, and pieces")
-        self._look()
+        self._ask_whether_closed()
         whole = [opening]
         if text:
             if not text.isascii():
@@ -172,11 +209,46 @@ class CtypesCall:
         payload = b"".join(whole)
         if len(payload) > len(self._buffer):
             return False
-        return self.give(payload)
+        started_ns = perf_counter_ns()
+        if started_ns - self._looked_ns > LOOK_NS:
+            self._looked_ns = started_ns
+            self._look()
+            started_ns = perf_counter_ns()
+        packed = self.give(payload)
+        self._count(perf_counter_ns() - started_ns, packed is not None)
+        return packed
+
+    def _count(self, elapsed_ns: int, came_back: bool) -> None:
+        self._buckets[bisect_left(BOUNDS_NS, elapsed_ns)] += 1
+        self._elapsed_ns += elapsed_ns
+        self._last_ns = elapsed_ns
+        said = self._said
+        self._said += 1
+        if came_back and said < EXACT_CALLS:
+            self._fuel_counted += self.fuel_used()
+        elif came_back and said % FUEL_SAMPLE == 0:
+            self._fuel_counted += self.fuel_used() * FUEL_SAMPLE
+
+    def take_counts(self) -> tuple[int, int, int, tuple[int, ...]]:
+        """See HotCall."""
+        counts = (
+            sum(self._buckets),
+            self._fuel_counted,
+            self._elapsed_ns,
+            tuple(self._buckets),
+        )
+        self._fuel_counted = 0
+        self._elapsed_ns = 0
+        self._buckets = [0] * (len(BOUNDS_NS) + 1)
+        return counts
+
+    def elapsed_ns(self) -> int:
+        """See HotCall."""
+        return self._last_ns
 
     def run(self, first: int, second: int, /) -> int | None:
         """See HotCall."""
-        self._look()
+        self._ask_whether_closed()
         slots = self._slots
         slots[0] = first
         slots[2] = second
@@ -187,19 +259,19 @@ class CtypesCall:
 
     def read(self, place: int, size: int, /) -> bytes | None:
         """See HotCall."""
-        self._look()
+        self._ask_whether_closed()
         if place < 0 or size < 0 or place + size > len(self._memory):
             return None
         return bytes(self._memory[place : place + size])
 
     def refuel(self) -> None:
         """See HotCall."""
-        self._look()
+        self._ask_whether_closed()
         self._set_fuel()
 
     def fuel_used(self) -> int:
         """See HotCall."""
-        self._look()
+        self._ask_whether_closed()
         left = c_uint64(self._fuel)
         self._get_fuel(byref(left))
         return max(0, self._fuel - left.value)
@@ -213,7 +285,7 @@ class CtypesCall:
         """See HotCall."""
         self._is_closed = True
 
-    def _look(self) -> None:
+    def _ask_whether_closed(self) -> None:
         if self._is_closed:
             raise RuntimeError("the instance is closed")
 

@@ -14,7 +14,7 @@ import wasmtime
 from proxy.hooks.points import BLOCKED
 from proxy.plugins import ffi
 from proxy.plugins.ffi import U32, GuestFunction, GuestStopped, Imports, Sandbox
-from proxy.plugins.guestcall import HotCall
+from proxy.plugins.guestcall import HotCall, Look
 from proxy.plugins.host import table
 from proxy.plugins.host.guest import Guest
 from proxy.plugins.host.plain import config_json
@@ -30,6 +30,10 @@ CAUSE_INPUT: Final = "input"
 # Among the numbers of hooks.
 _ALLOC: Final = -1
 _DEALLOC: Final = -2
+
+
+def _look_at_nothing() -> None:
+    """For functions that are never called by `say`."""
 
 
 @final
@@ -211,11 +215,13 @@ class Instance:
             self._hooks[number] = function
         return function
 
-    def hot_call(self, number: int, fuel: int) -> HotCall:
-        """The export of a hook for the hot path; its fuel is always the same."""
+    def hot_call(self, number: int, fuel: int, look: Look) -> HotCall:
+        """The export of a hook for the hot path; its fuel and `look` are always the same."""
         call = self._hot_calls.get(number)
         if call is None:
-            call = self.sandbox.hot_call(self.hook(number), fuel, self.address, len(self.buffer))
+            call = self.sandbox.hot_call(
+                self.hook(number), fuel, self.address, len(self.buffer), look
+            )
             self._hot_calls[number] = call
         return call
 
@@ -230,7 +236,7 @@ class Instance:
     def _hot(self, number: int, function: GuestFunction | None) -> HotCall | None:
         call = self._hot_calls.get(number)
         if call is None and function is not None:
-            call = self.sandbox.hot_call(function, 0, 0, 0)
+            call = self.sandbox.hot_call(function, 0, 0, 0, _look_at_nothing)
             self._hot_calls[number] = call
         return call
 

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from proxy.errors import PluginFailed
 from proxy.hooks.points import NOT_SAID, Completion, Subscriber
-from proxy.observe.counters import HookStats
+from proxy.observe.counters import HookStats, Meter
 from proxy.plugins.breaker import CLOSED, Breaker
 from proxy.plugins.component import ComponentInstance
 from proxy.plugins.ffi import U32, GuestStopped
+from proxy.plugins.guestcall import EXACT_CALLS, FUEL_SAMPLE
 from proxy.plugins.instance import CAUSE_BAD_ANSWER, Instance
 from proxy.plugins.match import Matcher
 from proxy.plugins.pulse import PULSE
@@ -31,12 +32,8 @@ if TYPE_CHECKING:
 
 CAUSE_BREAKER: Final = "breaker"
 
-EXACT_CALLS: Final = 64
-FUEL_SAMPLE: Final = 8
-"""
-Beyond the first calls, one in so many has its fuel read, and stands for all. PERF: 0.25 us each where
-nothing is compiled.
-"""
+COUNTED: Final = -1.0
+"""In place of the moment when a call began: it has counted itself."""
 
 LONG_US: Final = 1_000
 LOOK_S: Final = 0.005
@@ -65,6 +62,10 @@ class BusyClock:
         self.seen_s = now_s
         PULSE.put_off(int(now_s * 1e9))
         self._cpu_ns = thread_time_ns()
+
+    def look_now(self) -> None:
+        """The same for who does not know the time."""
+        self.look(_now_s())
 
     def at_most_us(self, duration_us: int) -> int:
         """The part of a call that began after the last look and ends now."""
@@ -107,7 +108,6 @@ class PluginHook(Subscriber):
         self.stats = stats
         self.breaker = Breaker()
         self._matcher = matcher
-        self._latency = stats.latency
         self._fuel = generation.limits.fuel_of(hook)
         self._ticks = generation.blueprint.runtime.ticks(generation.limits.timeout_ms_of(hook))
         self._trial_call = -1
@@ -142,8 +142,7 @@ class PluginHook(Subscriber):
         self.last_us = int(duration_us)
         if duration_us > LONG_US:
             self.last_us = _busy.at_most_us(self.last_us)
-        self.stats.calls += 1
-        self._latency.observe_call(duration_us)
+        self.stats.called(duration_us)
 
     def failed(self, stopped: GuestStopped) -> PluginFailed:
         """Count a failed call, tell the log, and make the exception that says so."""
@@ -166,22 +165,25 @@ class PluginHook(Subscriber):
 
 
 @final
-class _Entry:
+class _Entry(Meter):
     """Everything a fast call touches, found once per instance."""
 
     __slots__ = (
         "alloc", "allowance", "call", "can_say", "capacity", "free", "give", "instance", "read", "sandbox",
-        "say",
+        "say", "stats",
     )  # fmt: skip
 
-    def __init__(self, instance: Instance, hook: int, fuel: int, input_limit_bytes: int) -> None:
+    def __init__(
+        self, instance: Instance, hook: int, fuel: int, input_limit_bytes: int, stats: HookStats
+    ) -> None:
         sandbox = instance.sandbox
         self.instance = instance
         self.sandbox = sandbox
         self.capacity = len(instance.buffer)
         # A buffer that is longer, for a long configuration, would take inputs beyond the limit.
         self.can_say = 0 < self.capacity <= input_limit_bytes
-        self.call = instance.hot_call(hook, fuel)
+        self.stats = stats
+        self.call = instance.hot_call(hook, fuel, _busy.look_now)
         # PERF: looked up once.
         self.give: Any = self.call.give
         self.say: Any = self.call.say
@@ -190,6 +192,11 @@ class _Entry:
         self.free = instance.hot_dealloc()
         self.allowance = sandbox.deadline
         sandbox.count_ticks()
+
+    def settle(self) -> None:
+        """See Meter."""
+        calls, fuel, elapsed_ns, buckets = self.call.take_counts()
+        self.stats.add(calls, fuel, elapsed_ns / 1000, buckets)
 
 
 @final
@@ -208,12 +215,20 @@ class ResidentHook(PluginHook):
         matcher: Matcher | None,
     ) -> None:
         super().__init__(generation, hook, stats, fails_closed, is_slow, matcher)
+        self._called = 0
         self._output_limit_bytes = generation.limits.output_bytes
         self._is_observer = hook in generation.shape.observers
 
     def forget_instance(self) -> None:
         """See PluginHook."""
-        self._entry = None
+        entry, self._entry = self._entry, None
+        if entry is not None:
+            entry.settle()
+            self.stats.meters.remove(entry)
+
+    def _keep(self, entry: _Entry) -> None:
+        self._entry = entry
+        self.stats.meters.append(entry)
 
     def call(self, payload: bytes) -> bytes | None:
         """See Subscriber."""
@@ -249,14 +264,25 @@ class ResidentHook(PluginHook):
         entry = self._entry
         if entry is None or not entry.can_say:
             return NOT_SAID
-        started_s = _now_s()
-        if started_s - _busy.seen_s > LOOK_S:
-            _busy.look(started_s)
+        # PERF: two hundredths of a microsecond beside `HotCall.say`, which counts and times itself.
         entry.allowance.left = self._ticks
-        packed = entry.say(opening, text, rest, context, number, client, statement, ending)
+        packed: int | None = entry.say(
+            opening, text, rest, context, number, client, statement, ending
+        )
         if packed is False:
             return NOT_SAID
-        return self._came_back(entry, packed, 0, 0, started_s)
+        if packed is None:
+            stopped = entry.sandbox.stopped(entry.call.take_error())
+            raise self._stopped(entry, stopped, COUNTED)
+        if packed == 0:
+            return None
+        return self._finish(entry, packed, 0, 0, COUNTED)
+
+    def said_us(self) -> int:
+        """See Subscriber."""
+        entry = self._entry
+        duration_us = 0 if entry is None else entry.call.elapsed_ns() // 1000
+        return _busy.at_most_us(duration_us) if duration_us > LONG_US else duration_us
 
     def _came_back(
         self, entry: _Entry, packed: int | None, address: int, length: int, started_s: float
@@ -265,26 +291,20 @@ class ResidentHook(PluginHook):
         Count a call, and read its answer. `address` and `length` are those of an input that `alloc`
         made room for; else 0. Raises PluginFailed.
         """
-        # PERF: a tenth of a microsecond beside the guest's own time (benchmarks/micro_plugin.py). The
-        # usual way is written out here; what is rare is in methods.
         if packed is None:
             stopped = entry.sandbox.stopped(entry.call.take_error())
             raise self._stopped(entry, stopped, started_s)
+        calls = self._called
+        self._called = calls + 1
         stats = self.stats
-        calls = stats.calls
         if calls < EXACT_CALLS:
-            stats.fuel += entry.call.fuel_used()
+            stats.used(entry.call.fuel_used())
         elif calls % FUEL_SAMPLE == 0:
-            stats.fuel += entry.call.fuel_used() * FUEL_SAMPLE
+            stats.used(entry.call.fuel_used() * FUEL_SAMPLE)
         answer: bytes | None = None
         if packed != 0 or address != 0:
             answer = self._finish(entry, packed, address, length, started_s)
-        duration_us = (_now_s() - started_s) * 1e6
-        self.last_us = int(duration_us)
-        if duration_us > LONG_US:
-            self.last_us = _busy.at_most_us(self.last_us)
-        stats.calls = calls + 1
-        self._latency.observe_call(duration_us)
+        self.observe(started_s)
         if self._entry is None:
             self._settle(entry)
         return answer
@@ -300,12 +320,12 @@ class ResidentHook(PluginHook):
         try:
             instance = self.owner.resident()
             assert isinstance(instance, Instance)
-            entry = _Entry(instance, self.hook, self._fuel, self.input_limit_bytes)
+            entry = _Entry(instance, self.hook, self._fuel, self.input_limit_bytes, self.stats)
         except GuestStopped as stopped:
             self.observe(started_s)
             raise self.failed(stopped) from None
         if self.breaker.state == CLOSED:
-            self._entry = entry
+            self._keep(entry)
         return entry
 
     def _settle(self, entry: _Entry) -> None:
@@ -313,7 +333,7 @@ class ResidentHook(PluginHook):
         self._trial_call = self.stats.calls
         self.breaker.succeeded()
         if not entry.instance.is_closed:
-            self._entry = entry
+            self._keep(entry)
 
     def _place(self, entry: _Entry, payload: bytes, started_s: float) -> tuple[_Entry, int]:
         """Put an input where `alloc` says. Raises PluginFailed."""
@@ -377,10 +397,11 @@ class ResidentHook(PluginHook):
 
     def _stopped(self, entry: _Entry, stopped: GuestStopped, started_s: float) -> PluginFailed:
         """Count a failed call; after a trap the instance is never used again."""
-        self.stats.fuel += entry.call.fuel_used()
+        self.stats.used(entry.call.fuel_used())
         if stopped.cause != CAUSE_BAD_ANSWER:
             self.owner.discard(entry.instance)
-        self.observe(started_s)
+        if started_s != COUNTED:
+            self.observe(started_s)
         return self.failed(stopped)
 
 
@@ -402,7 +423,7 @@ class FreshHook(PluginHook):
         try:
             instance = self.owner.fresh()
             answer = instance.run(self.hook, payload)
-            self.stats.fuel += self._fuel - instance.fuel_left()
+            self.stats.used(self._fuel - instance.fuel_left())
         except GuestStopped as stopped:
             self.observe(started_s)
             raise self.failed(stopped) from None
@@ -437,7 +458,7 @@ class ComponentHook(PluginHook):
                 self.owner.discard(instance)
             self.observe(started_s)
             raise self.failed(stopped) from None
-        self.stats.fuel += self._fuel - instance.fuel_left()
+        self.stats.used(self._fuel - instance.fuel_left())
         self.observe(started_s)
         self.came_back()
         return answer

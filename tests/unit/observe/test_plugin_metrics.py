@@ -40,11 +40,11 @@ def by_name(families: Families) -> dict[str, list[tuple[dict[str, str], float]]]
 
 def test_hooks_with_latency_errors_and_decisions() -> None:
     stats = HookStats()
-    stats.calls = 3
-    stats.fuel = 99
+    for _ in range(3):
+        stats.called(3)
+    stats.used(99)
     stats.failed("trap")
     stats.decided("block")
-    stats.latency.observe_call(3)
     hook = HookView("one", "pre_query", stats, "open", 4)
     found = by_name(hook_families([view(hooks=(hook,))]))
     labels = {"plugin": "one", "hook": "pre_query"}

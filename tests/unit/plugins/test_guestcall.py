@@ -2,7 +2,9 @@
 
 import ctypes
 import gc
+import time
 import weakref
+from bisect import bisect_left
 from contextlib import contextmanager
 
 import msgspec
@@ -11,9 +13,10 @@ import wasmtime
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.observe.counters import LATENCY_BUCKETS_US
 from proxy.plugins import ffi
 from proxy.plugins.ffi import FAST, GuestStopped, Imports, Sandbox
-from proxy.plugins.guestcall import CtypesCall, GuestCall
+from proxy.plugins.guestcall import BOUNDS_NS, EXACT_CALLS, CtypesCall, GuestCall
 from proxy.plugins.runtime import runtime
 
 WAT = """(module
@@ -82,10 +85,14 @@ def sandbox_of(module):
     imports.close()
 
 
-def hot(box, name, fuel=FUEL, capacity=CAPACITY):
+def look():
+    pass
+
+
+def hot(box, name, fuel=FUEL, capacity=CAPACITY, look=look):
     function = box.bind(name, 2)
     assert function is not None
-    return box.hot_call(function, fuel, ADDRESS if capacity else 0, capacity)
+    return box.hot_call(function, fuel, ADDRESS if capacity else 0, capacity, look)
 
 
 def test_it_is_of_the_kind_that_is_tested(kind, sandbox):
@@ -248,6 +255,95 @@ def test_who_is_said_something_has_its_whole_fuel_and_may_stop(sandbox):
     assert sandbox.stopped(call.take_error()).cause == "fuel"
 
 
+def test_what_is_said_is_counted(sandbox):
+    """All of it with its time; the fuel exactly of the first, then by sample."""
+    call = hot(sandbox, "place", fuel=50)
+    assert call.take_counts() == (0, 0, 0, (0,) * 17)
+    assert call.say(b"abc", b"") is not None
+    each = call.fuel_used()
+    assert each > 0
+    calls, fuel, elapsed_ns, buckets = call.take_counts()
+    assert (calls, fuel, sum(buckets)) == (1, each, 1)
+    assert elapsed_ns == call.elapsed_ns() > 0
+    assert call.take_counts() == (0, 0, 0, (0,) * 17)
+    more = 3 * EXACT_CALLS - 1
+    for _ in range(more):
+        call.say(b"abc", b"")
+    calls, fuel, _, buckets = call.take_counts()
+    assert (calls, fuel, sum(buckets)) == (more, each * more, more)
+    # Neither what was not said nor what was given counts.
+    call.say(b"x" * 65, b"")
+    call.give(b"x")
+    assert call.take_counts()[0] == 0
+    call.close()
+    assert call.take_counts()[0] == 0
+
+
+def test_a_call_that_was_stopped_is_counted_without_its_fuel(sandbox):
+    call = hot(sandbox, "loop")
+    assert call.say(b"x", b"") is None
+    sandbox.stopped(call.take_error())
+    calls, fuel, elapsed_ns, buckets = call.take_counts()
+    assert (calls, fuel) == (1, 0)
+    # A million steps take a tenth of a millisecond at least.
+    assert elapsed_ns > 100_000
+    assert sum(buckets[:6]) == 0
+
+
+def test_counts_go_by_the_bounds_of_the_histogram(kind):
+    assert tuple(1000 * bound for bound in LATENCY_BUCKETS_US) == BOUNDS_NS
+    engine = runtime()
+    wait = """(module (import "h" "f" (func $f (param i32 i32) (result i64)))
+      (memory (export "memory") 1)
+      (func (export "wait") (param i32 i32) (result i64) (call $f (local.get 0) (local.get 1))))"""
+    module = wasmtime.Module(engine.engine, bytes(wasmtime.wat2wasm(wait)))
+    imports = Imports(engine.engine, module)
+    waits_s: list[float] = []
+
+    def body(slots):
+        time.sleep(waits_s.pop())
+        return 0
+
+    imported = module.imports[0].type
+    assert isinstance(imported, wasmtime.FuncType)
+    imports.define("h", "f", imported, body)
+    box = Sandbox(FAST, imports, 1 << 20, 1000, FUEL, 100 * TICKS)
+    box.bind_memory()
+    call = hot(box, "wait")
+    for wait_s in (0.0, 0.003, 0.12):
+        waits_s.append(wait_s)
+        assert call.say(b"x", b"") is not None
+        elapsed_ns = call.elapsed_ns()
+        assert elapsed_ns >= wait_s * 1e9
+        buckets = call.take_counts()[3]
+        assert buckets.index(1) == bisect_left(BOUNDS_NS, elapsed_ns)
+        assert sum(buckets) == 1
+    box.close()
+    imports.close()
+
+
+def test_somebody_looks_up_before_calls_now_and_then(sandbox):
+    looked = []
+    call = hot(sandbox, "place", look=lambda: looked.append(1))
+    for _ in range(10):
+        call.say(b"x", b"")
+    assert 1 <= len(looked) < 10
+    before = len(looked)
+    time.sleep(0.02)
+    call.say(b"x", b"")
+    assert len(looked) == before + 1
+
+
+def test_who_looks_up_and_fails_is_heard(sandbox):
+    def fail():
+        raise OSError("no")
+
+    call = hot(sandbox, "trap", look=fail)
+    with pytest.raises(OSError, match="no"):
+        call.say(b"x", b"")
+    assert call.take_counts()[0] == 0
+
+
 def test_nothing_is_said_without_a_buffer_or_after_the_end(sandbox):
     call = hot(sandbox, "place", capacity=0)
     assert call.say(b"x", b"") is False
@@ -340,13 +436,13 @@ def test_after_the_sandbox_nothing_is_called(sandbox):
         sandbox, FAST, ctypes.c_void_p(), wasmtime._ffi.wasmtime_func_t(), 2
     )
     with pytest.raises(GuestStopped, match="closed"):
-        sandbox.hot_call(function, FUEL, 0, 0)
+        sandbox.hot_call(function, FUEL, 0, 0, look)
 
 
 def test_a_buffer_outside_of_memory_is_not_accepted(sandbox):
     function = sandbox.bind("place", 2)
     with pytest.raises(ValueError, match="no buffer"):
-        sandbox.hot_call(function, FUEL, 65_530, 7)
+        sandbox.hot_call(function, FUEL, 65_530, 7, look)
 
 
 def test_its_owner_lives_as_long_as_it_and_not_longer(kind):
@@ -354,7 +450,7 @@ def test_its_owner_lives_as_long_as_it_and_not_longer(kind):
         pass
 
     owner = Owner()
-    call = kind(1, 1, 1, 1, 1, ctypes.addressof(ctypes.c_void_p()), 1, 0, 0, 0, 0, 0, owner)
+    call = kind(1, 1, 1, 1, 1, ctypes.addressof(ctypes.c_void_p()), 1, 0, 0, 0, 0, 0, owner, look)
     # A cycle through it is found.
     owner.call = call  # type: ignore[attr-defined]
     gone = weakref.ref(owner)
@@ -371,15 +467,15 @@ def test_null_is_not_an_address(kind, position):
     addresses = [1] * 6
     addresses[position] = 0
     with pytest.raises(ValueError, match="not null"):
-        kind(*addresses, 1, 0, 0, 0, 0, 0, None)
+        kind(*addresses, 1, 0, 0, 0, 0, 0, None, look)
 
 
 @pytest.mark.parametrize(("place", "size"), [(0, 1), (1, -1)])
 def test_a_buffer_and_a_memory_have_an_address_and_a_size(kind, place, size):
     with pytest.raises(ValueError, match="address"):
-        kind(1, 1, 1, 1, 1, 1, 1, place, size, 0, 0, 0, None)
+        kind(1, 1, 1, 1, 1, 1, 1, place, size, 0, 0, 0, None, look)
     with pytest.raises(ValueError, match="address"):
-        kind(1, 1, 1, 1, 1, 1, 1, 0, 0, 0, place, size, None)
+        kind(1, 1, 1, 1, 1, 1, 1, 0, 0, 0, place, size, None, look)
 
 
 def test_what_the_guest_has_written_is_copied(sandbox):

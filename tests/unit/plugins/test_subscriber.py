@@ -1,5 +1,6 @@
 """What a call counts, and how the breaker lets it try again."""
 
+import asyncio
 from time import perf_counter_ns
 
 import pytest
@@ -7,10 +8,10 @@ import pytest
 from proxy.errors import PluginFailed
 from proxy.hooks.points import AUTHORIZE, NOT_SAID, ON_CONNECT, POST_QUERY, PRE_QUERY, ROUTE
 from proxy.plugins import subscriber as subscribers
-from proxy.plugins.pulse import PULSE
+from proxy.plugins.pulse import PULSE, REST_NS
 from proxy.session.context import ClientContext
 from proxy.sql.classify import PgClassifier
-from tests.support.wat import FakePipeline, body_wat, make_manager, manifest, put
+from tests.support.wat import FakePipeline, Waiting, body_wat, make_manager, manifest, put
 
 # Traps while the first input byte is "T".
 MOODY = body_wat(
@@ -156,6 +157,36 @@ async def test_no_call_leaves_the_clock_ticking(load, wat):
         hook.call(b"T")
     assert hook.stats.errors == {"trap": 1}
     assert not PULSE.is_needed(perf_counter_ns())
+
+
+async def test_after_a_call_on_a_thread_the_clock_rests(load):
+    hook = await load(MOODY, manifest("p"))
+    # As if no call in the loop had been made for long.
+    PULSE.put_off(perf_counter_ns() - 10 * REST_NS)
+    waiting = Waiting()
+    hook.call_slow(b"{}", waiting)
+    assert await waiting.future == (None, "")
+    await asyncio.sleep(0)
+    assert PULSE.is_resting
+
+
+async def test_what_an_instance_has_counted_is_there_when_it_is_gone(load):
+    hook = await load(MOODY, manifest("p"))
+    hook.call(b"{}")
+    for _ in range(10):
+        assert say(hook) is None
+    stats = hook.stats
+    assert len(stats.meters) == 1
+    hook.forget_instance()
+    hook.forget_instance()
+    assert stats.meters == []
+    assert stats.calls == stats.latency.count == sum(stats.latency.buckets) == 11
+    assert stats.fuel > 0
+    hook.call(b"{}")
+    say(hook)
+    assert len(stats.meters) == 1
+    assert stats.calls == 13
+    assert hook.said_us() >= 0
 
 
 async def test_half_open_lets_one_call_try(load, monkeypatch):
