@@ -272,6 +272,7 @@ class ResidentHook(PluginHook):
         if packed is False:
             return NOT_SAID
         if packed is None:
+            self.last_us = entry.call.elapsed_ns() // 1000
             stopped = entry.sandbox.stopped(entry.call.take_error())
             raise self._stopped(entry, stopped, COUNTED)
         if packed == 0:
@@ -281,7 +282,7 @@ class ResidentHook(PluginHook):
     def said_us(self) -> int:
         """See Subscriber."""
         entry = self._entry
-        duration_us = 0 if entry is None else entry.call.elapsed_ns() // 1000
+        duration_us = self.last_us if entry is None else entry.call.elapsed_ns() // 1000
         return _busy.at_most_us(duration_us) if duration_us > LONG_US else duration_us
 
     def _came_back(

@@ -2,7 +2,7 @@
 Shapes of texts: keys under which texts that differ in their constants share one analysis.
 
 zeroed          the text with 0 in the place of each digit; keeps all lengths
-literal_shape   besides, every '...' literal is emptied
+literal_shape   besides, every '...' literal is emptied; only of valid UTF-8
 
 Both are pure functions of the text, cheap next to the parser. When an analysis may be stored under
 a shape is decided by `analyse`; why that is sound:
@@ -46,6 +46,12 @@ def literal_shape(text: bytes) -> bytes | None:
     """The text with its string literals emptied; None if it has none or they are not plain."""
     if b"'" not in text or b"\\" in text:
         return None
+    if not text.isascii():
+        # What is no UTF-8 has no facts: the server refuses it, and no plugin can be told of it.
+        try:
+            text.decode()
+        except UnicodeDecodeError:
+            return None
     if b'"' in text:
         shape = _QUOTED.sub(_emptied, text)
     else:

@@ -159,6 +159,19 @@ async def test_no_call_leaves_the_clock_ticking(load, wat):
     assert not PULSE.is_needed(perf_counter_ns())
 
 
+async def test_what_was_said_in_vain_has_taken_its_time(load):
+    """The instance is gone, and the statement's budget is told of it all the same."""
+    hook = await load(body_wat("(loop $l (br $l)) (i64.const 0)"), manifest("p"))
+    with pytest.raises(PluginFailed):
+        hook.call(b"{}")
+    hook._enter()
+    hook.last_us = 0
+    with pytest.raises(PluginFailed):
+        say(hook)
+    assert hook._entry is None
+    assert hook.said_us() == hook.last_us > 100
+
+
 async def test_after_a_call_on_a_thread_the_clock_rests(load):
     hook = await load(MOODY, manifest("p"))
     # As if no call in the loop had been made for long.

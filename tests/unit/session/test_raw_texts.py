@@ -55,6 +55,16 @@ def test_rule_37_strings_with_escapes_are_unknown() -> None:
     assert play.gate.seen[0].facts.text == HIDING
 
 
+def test_bytes_that_are_no_text_are_unknown_whatever_was_seen_before() -> None:
+    """The server answers 22021; a text of the same shape, with another literal, is in the cache."""
+    play = playbook()
+    play.f(query(b"SELECT 'abc' FROM bytes_table"))
+    play.b(complete(b"SELECT 0") + READY)
+    wrong = query(b"SELECT '\xff\xfe' FROM bytes_table")
+    assert play.f(wrong) == wrong
+    assert kinds(play) == ["select", "unknown"]
+
+
 @pytest.mark.parametrize("encoding", [b"SJIS", b"BIG5", b"GBK", b"UHC", b"GB18030", b"JOHAB"])
 def test_rule_37_encodings_with_a_backslash_in_a_character_are_unknown(encoding: bytes) -> None:
     play = playbook()

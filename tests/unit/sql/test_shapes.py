@@ -26,6 +26,9 @@ def test_zeroed_keeps_everything_but_digits() -> None:
         (b"SELECT 'a' /* x */", None),
         (b"SELECT 'a', $1", None),
         (b"SELECT 'a', $$'$$", None),
+        ("SELECT 'ä'".encode(), b"SELECT ''"),
+        (b"SELECT '\xff'", None),
+        ("SELECT 'ä'".encode()[:-2] + b"'", None),
     ],
 )
 def test_literal_shape(text: bytes, shape: bytes | None) -> None:
