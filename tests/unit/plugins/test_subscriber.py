@@ -169,7 +169,9 @@ async def test_what_was_said_in_vain_has_taken_its_time(load):
     with pytest.raises(PluginFailed):
         say(hook)
     assert hook._entry is None
-    assert hook.said_us() == hook.last_us > 100
+    assert hook.last_us > 100
+    # Of a long call the part that the process was on the processor.
+    assert 0 < hook.said_us() <= hook.last_us
 
 
 async def test_after_a_call_on_a_thread_the_clock_rests(load):
