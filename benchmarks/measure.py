@@ -62,6 +62,9 @@ def cpu_ticks(pids: list[int]) -> tuple[int, int]:
     return user, kernel
 
 
+WARM_UP_S: Final = 0.5
+
+
 def run_pgbench(
     bin_dir: Path,
     port: int,
@@ -71,67 +74,79 @@ def run_pgbench(
     seconds: int,
     scratch: Path,
 ) -> Run:
-    """Run `pgbench -S` once."""
+    """Run `pgbench -S` once, and look at `seconds` in the middle of it.
+
+    What comes before is not counted: connections are made, and a target that has stood still while
+    others had the caches gets warm; on machines that take back memory which is not used, its pages too.
+    """
     for old in scratch.glob("latency.*"):
         old.unlink()
-    before = cpu_ticks(pids)
-    done = subprocess.run(
+    with subprocess.Popen(
         [
             str(bin_dir / "pgbench"),
             *("-S", "-n", "-M", mode, "-c", str(clients), "-j", str(min(clients, 2))),
-            *("-T", str(seconds), "-h", "127.0.0.1", "-p", str(port), "-U", "postgres"),
+            *("-T", str(seconds + 1), "-h", "127.0.0.1", "-p", str(port), "-U", "postgres"),
             *("-l", "--log-prefix=latency", DATABASE),
         ],
         cwd=scratch,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=seconds + 60,
-        check=False,
         env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
+    ) as process:
+        time.sleep(WARM_UP_S)
+        before, started_s = cpu_ticks(pids), time.time()
+        time.sleep(seconds)
+        after, ended_s = cpu_ticks(pids), time.time()
+        output, errors = process.communicate(timeout=seconds + 60)
+    done, failed = parse_pgbench(output)
+    if process.returncode != 0 and not done:
+        raise RuntimeError(f"pgbench failed:\n{errors[-1000:]}")
+    latencies = latencies_of_logs(
+        sorted(scratch.glob("latency.*")), int(started_s * 1e6), int(ended_s * 1e6)
     )
-    after = cpu_ticks(pids)
-    queries, tps, failed = parse_pgbench(done.stdout)
-    if done.returncode != 0 and not queries:
-        raise RuntimeError(f"pgbench failed:\n{done.stderr[-1000:]}")
-    per_query = 1e6 / _TICKS_PER_SECOND / max(queries, 1)
-    p50_us, p99_us = percentiles_of_logs(sorted(scratch.glob("latency.*")))
+    per_query = 1e6 / _TICKS_PER_SECOND / max(len(latencies), 1)
+    p50_us, p99_us = percentiles(latencies)
     return Run(
-        queries,
-        tps,
+        len(latencies),
+        len(latencies) / (ended_s - started_s),
         (after[0] - before[0]) * per_query,
         (after[1] - before[1]) * per_query,
         p50_us,
         p99_us,
-        failed + done.stderr.count("aborted"),
+        failed + errors.count("aborted"),
     )
 
 
-def parse_pgbench(output: str) -> tuple[int, float, int]:
-    """Read transactions done, transactions a second and transactions failed."""
+def parse_pgbench(output: str) -> tuple[int, int]:
+    """Read transactions done, and transactions failed."""
     done = re.search(r"number of transactions actually processed: (\d+)", output)
-    tps = re.search(r"tps = ([\d.]+)", output)
     failed = re.search(r"number of failed transactions: (\d+)", output)
-    return (
-        int(done[1]) if done else 0,
-        float(tps[1]) if tps else 0.0,
-        int(failed[1]) if failed else 0,
-    )
+    return int(done[1]) if done else 0, int(failed[1]) if failed else 0
 
 
-def percentiles_of_logs(paths: list[Path]) -> tuple[float, float]:
-    """Take p50 and p99 of the latencies in pgbench's transaction logs, in microseconds."""
+def latencies_of_logs(paths: list[Path], from_us: int, to_us: int) -> list[int]:
+    """Read pgbench's transaction logs: latencies in microseconds of what ended in this time."""
     latencies: list[int] = []
     for path in paths:
         with path.open() as lines:
             for line in lines:
-                fields = line.split(maxsplit=3)
-                if fields[2].isdigit():  # "failed" or "skipped" otherwise
+                # Client, transaction, latency, script, and when it ended.
+                fields = line.split(maxsplit=6)
+                ended_us = int(fields[4]) * 1_000_000 + int(fields[5])
+                # The latency is "failed" or "skipped" otherwise.
+                if from_us <= ended_us < to_us and fields[2].isdigit():
                     latencies.append(int(fields[2]))
+    return latencies
+
+
+def percentiles(latencies: list[int]) -> tuple[float, float]:
+    """Take p50 and p99."""
     if not latencies:
         return 0.0, 0.0
-    latencies.sort()
-    last = len(latencies) - 1
-    return float(latencies[last // 2]), float(latencies[last * 99 // 100])
+    ordered = sorted(latencies)
+    last = len(ordered) - 1
+    return float(ordered[last // 2]), float(ordered[last * 99 // 100])
 
 
 def idle_client_bytes(port: int, pids: list[int], count: int) -> tuple[int, float]:

@@ -66,13 +66,6 @@ def main(
             )
             for target in main_targets + variants:
                 target.stand_still()
-            for target in main_targets + variants:
-                # What is done once, as opening connections to the server, is not in any figure.
-                target.go_on()
-                measure.run_pgbench(
-                    server.bin_dir, target.port, target.pids(), "simple", BUDGET_CLIENTS, 1, scratch
-                )
-                target.stand_still()
             for mode, count, target, length in _turns(
                 modes.split(","), client_counts, main_targets, variants, seconds
             ):
@@ -123,8 +116,11 @@ def _turns(
         for count in client_counts:
             is_compared = count == BUDGET_CLIENTS
             turns = min(TURNS, seconds) if is_compared else 1
-            for _ in range(turns):
-                for target in main_targets + (variants if is_compared else []):
+            measured = main_targets + (variants if is_compared else [])
+            for turn in range(turns):
+                # Nobody is always behind the same one.
+                first = turn * len(measured) // turns
+                for target in measured[first:] + measured[:first]:
                     yield mode, count, target, seconds // turns
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final, final
 if TYPE_CHECKING:
     from proxy.plugins.ticker import Ticker
 
-REST_NS: Final = 1_000_000_000
-"""Without a call for so long the clock rests."""
+REST_NS: Final = 100_000_000
+"""Without a call for so long the clock rests, when that is looked at next."""
 
 MARGIN_NS: Final = 2_000_000_000
 """How much longer than twice its limit a call may be under way; then fuel must end it."""

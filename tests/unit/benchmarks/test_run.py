@@ -9,7 +9,12 @@ def test_targets_that_are_compared_have_turns() -> None:
     turns = list(run._turns(["simple"], [1, 16], [main], [variant], 3))
     assert turns == [
         ("simple", 1, main, 3),
-        *[("simple", 16, main, 1), ("simple", 16, variant, 1)] * 3,
+        ("simple", 16, main, 1),
+        ("simple", 16, variant, 1),
+        ("simple", 16, main, 1),
+        ("simple", 16, variant, 1),
+        ("simple", 16, variant, 1),
+        ("simple", 16, main, 1),
     ]
 
 
