@@ -9,7 +9,7 @@ from proxy.errors import PluginFailed
 from proxy.hooks.points import CUSTOM_HOOK, PRE_QUERY
 from proxy.plugins.pulse import PULSE
 from proxy.settings.plugin_model import PluginLimits
-from tests.support.wat import FakePipeline, Waiting, make_manager, manifest, put, wasm_of
+from tests.support.wat import FakePipeline, Waiting, make_manager, manifest, put, until, wasm_of
 
 BLOCK = b'{"action":"block","value":"no"}'
 
@@ -52,9 +52,9 @@ async def test_a_component_is_stopped_and_recycled_like_a_module(loaded):
         with pytest.raises(PluginFailed) as caught:
             hook.call(payload)
         assert caught.value.cause == cause
-        assert not PULSE.is_needed(perf_counter_ns())
         assert hook.call(b"{}") == BLOCK
-        assert not PULSE.is_needed(perf_counter_ns())
+    # A spare instance may be made on a thread, which counts on ticks for its time.
+    await until(lambda: not PULSE.is_needed(perf_counter_ns()))
     assert hook.stats.errors == {"fuel": 1, "trap": 1}
 
 
@@ -70,7 +70,7 @@ async def test_a_component_runs_on_worker_threads(loaded):
         waiting = Waiting()
         hook.call_slow(payload, waiting)
         assert await waiting.future == expected
-        assert not PULSE.is_needed(perf_counter_ns())
+    await until(lambda: not PULSE.is_needed(perf_counter_ns()))
 
 
 async def test_components_within_components(tmp_path):

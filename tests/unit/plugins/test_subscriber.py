@@ -11,7 +11,7 @@ from proxy.plugins import subscriber as subscribers
 from proxy.plugins.pulse import PULSE, REST_NS
 from proxy.session.context import ClientContext
 from proxy.sql.classify import PgClassifier
-from tests.support.wat import FakePipeline, Waiting, body_wat, make_manager, manifest, put
+from tests.support.wat import FakePipeline, Waiting, body_wat, make_manager, manifest, put, until
 
 # Traps while the first input byte is "T".
 MOODY = body_wat(
@@ -150,13 +150,14 @@ ABI_0 = """(module (memory (export "memory") 4)
 @pytest.mark.parametrize("wat", [MOODY, ABI_0], ids=["abi-1", "abi-0"])
 async def test_no_call_leaves_the_clock_ticking(load, wat):
     hook = await load(wat, manifest("p"))
-    assert not PULSE.is_needed(perf_counter_ns())
+    await until(lambda: not PULSE.is_needed(perf_counter_ns()))
     assert hook.call(b"{}") is None
-    assert not PULSE.is_needed(perf_counter_ns())
+    await until(lambda: not PULSE.is_needed(perf_counter_ns()))
     with pytest.raises(PluginFailed):
         hook.call(b"T")
     assert hook.stats.errors == {"trap": 1}
-    assert not PULSE.is_needed(perf_counter_ns())
+    # A spare instance may be made on a thread, which counts on ticks for its time.
+    await until(lambda: not PULSE.is_needed(perf_counter_ns()))
 
 
 async def test_what_was_said_in_vain_has_taken_its_time(load):
