@@ -325,7 +325,8 @@ async def test_many_replacements_leave_nothing_behind(tmp_path, manager, pipelin
             found = [s for s in chains.points[PRE_QUERY] if s.plugin == "p"]
             assert len(found) == 1
             first = found[0].call(INPUT)
-            await asyncio.sleep(0)
+            # Long enough for the threads that build the next one to have the interpreter.
+            await asyncio.sleep(0.0005)
             # One generation from the first hook to the last, whatever happened meanwhile.
             assert found[0].call(INPUT) == first
             assert (found[0].generation % 2 == 0) == (first == BLOCKED)
