@@ -1,5 +1,7 @@
 """`session.express`: whatever goes the express way goes as it would have gone the long way."""
 
+from collections.abc import Callable
+
 import pytest
 
 from proxy.errors import Refusal
@@ -423,6 +425,15 @@ def judged() -> Playbook:
     return play
 
 
+def judged_at_once() -> Playbook:
+    play = judged()
+    play.gate.judges_at_once = True
+    return play
+
+
+BOTH_WAYS = pytest.mark.parametrize("playing", [judged, judged_at_once])
+
+
 @pytest.mark.parametrize(("data", "reply"), SHAPES)
 def test_a_statement_is_judged_on_the_way(data: bytes, reply: bytes) -> None:
     play = judged()
@@ -434,9 +445,10 @@ def test_a_statement_is_judged_on_the_way(data: bytes, reply: bytes) -> None:
     assert play.gate.seen[0].is_extended is (data[:1] != b"Q")
 
 
+@BOTH_WAYS
 @pytest.mark.parametrize(("data", "reply"), SHAPES)
-def test_a_refusal_is_told(data: bytes, reply: bytes) -> None:
-    play = judged()
+def test_a_refusal_is_told(data: bytes, reply: bytes, playing: Callable[[], Playbook]) -> None:
+    play = playing()
     play.gate.rules[b"express_table"] = refuse
     assert play.f(data) == b""
     answer = play.client.take()
@@ -464,12 +476,6 @@ def test_a_plugin_that_takes_its_time(data: bytes, reply: bytes) -> None:
     assert play.gate.done == play.gate.seen
 
 
-def judged_at_once() -> Playbook:
-    play = judged()
-    play.gate.judges_at_once = True
-    return play
-
-
 @pytest.mark.parametrize(("data", "reply"), SHAPES)
 def test_a_statement_is_judged_at_once(data: bytes, reply: bytes) -> None:
     play = judged_at_once()
@@ -483,20 +489,6 @@ def test_a_statement_is_judged_at_once(data: bytes, reply: bytes) -> None:
     assert sent(play, data)
     assert play.b(reply) == reply
     assert len(play.gate.seen) == 2
-
-
-@pytest.mark.parametrize(("data", "reply"), SHAPES)
-def test_a_refusal_at_once_is_told(data: bytes, reply: bytes) -> None:
-    play = judged_at_once()
-    play.gate.rules[b"express_table"] = refuse
-    assert play.f(data) == b""
-    answer = play.client.take()
-    assert b"C42000" in answer
-    assert answer.endswith(READY)
-    assert play.gate.done == play.gate.seen
-    play.gate.rules.clear()
-    assert sent(play, data)
-    assert play.b(reply) == reply
 
 
 @pytest.mark.parametrize(("data", "reply"), SHAPES)
@@ -532,14 +524,6 @@ def test_nothing_that_has_passed_is_taken_for_the_next_one() -> None:
     assert exchange.statements == []
 
 
-def test_a_text_that_is_rewritten_at_once_goes_out() -> None:
-    play = judged_at_once()
-    play.gate.rules[b"SELECT a"] = rewrite
-    assert play.f(query(TEXT)) == query(OTHER)
-    play.b(REPLY)
-    assert play.f(GROUP) == GROUP.replace(parse(b"", TEXT), parse(b"", OTHER))
-
-
 def test_the_very_text_is_judged() -> None:
     play = judged()
     CLASSIFIER.facts(TEXT + b" WHERE b = 1")
@@ -547,8 +531,9 @@ def test_the_very_text_is_judged() -> None:
     assert [one.facts.text for one in play.gate.seen] == [TEXT + b" WHERE b = 7"]
 
 
-def test_a_rewritten_text_goes_out() -> None:
-    play = judged()
+@BOTH_WAYS
+def test_a_rewritten_text_goes_out(playing: Callable[[], Playbook]) -> None:
+    play = playing()
     play.gate.rules[b"SELECT a"] = rewrite
     assert play.f(query(TEXT)) == query(OTHER)
     play.b(REPLY)
