@@ -99,21 +99,14 @@ class Decisions(Gate):
 
     def _block(self, seat: Seat, inspection: Inspection, answer: Answer) -> int:
         if seat.may_deny:
-            refusal = Refusal(
-                answer.sqlstate or "42501",
-                f"permission denied by plugin: {answer.text}",
-                answer.detail,
-                answer.hint,
-            )
+            sqlstate, what = "42501", "permission denied by plugin"
         elif seat.may_block:
-            refusal = Refusal(
-                answer.sqlstate or "42000",
-                f"Query blocked by plugin: {answer.text}",
-                answer.detail,
-                answer.hint,
-            )
+            sqlstate, what = "42000", "Query blocked by plugin"
         else:
             return FORBIDDEN
+        refusal = Refusal(
+            answer.sqlstate or sqlstate, f"{what}: {answer.text}", answer.detail, answer.hint
+        )
         self._counters.blocked += 1
         self._refuse(seat, inspection, refusal)
         return END_OF_ALL
